@@ -53,6 +53,9 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     let [peak, last] = settings.schedule().rate_texts();
     let warmup = units::counted(t.warmup as u64, "step");
     say!("rate     {peak} to {last}, warm-up of {warmup}, then {}", t.schedule.name());
+    if let Some(line) = header::rate(&settings) {
+        say!("         {line}");
+    }
     let mut refused = None;
     for elem in elements(asked.precision()) {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);

@@ -51,9 +51,9 @@ pub struct Args {
     recipe: Option<PathBuf>,
     #[command(flatten)]
     shape: Shape,
-    /// Sequences per micro-step, or auto [default: a table]
+    /// Sequences per micro-step, or auto
     ///
-    /// auto takes the most that --memory or the GPU holds
+    /// auto takes the most that --memory or the GPU holds [default: a table of several]
     #[arg(long, value_name = "N|auto", help_heading = "Training")]
     batch: Option<Batch>,
     /// Tokens per sequence
@@ -67,7 +67,7 @@ pub struct Args {
     /// Tokens to train on, as 10B [default: 1e9]
     #[arg(long, value_name = "TOKENS", value_parser = parse_tokens, help_heading = "Training")]
     tokens: Option<f64>,
-    /// Steps of --tokens-per-step, instead of --tokens
+    /// Steps, instead of --tokens
     #[arg(long, value_name = "N", value_parser = parse_positive, conflicts_with = "tokens", help_heading = "Training")]
     steps: Option<f64>,
     /// f32, f16 or auto [default: auto]
@@ -133,7 +133,7 @@ pub struct Args {
     /// The median of its steps, per device, scaled by the operations of a token
     #[arg(long, value_name = "RUN", help_heading = "Hours and dollars")]
     like: Option<PathBuf>,
-    /// Dollars per hour, of all machines together
+    /// Dollars per hour of all machines
     #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, help_heading = "Hours and dollars")]
     price_per_hour: Option<f64>,
 }

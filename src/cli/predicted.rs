@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "CARD", conflicts_with_all = ["tokens_per_second", "tflops", "like"])]
     #[arg(help_heading = "Devices")]
     gpu: Option<String>,
-    /// Also print each kernel's predicted time and limiter
+    /// Also print kernels and their limiters
     #[arg(long, requires = "gpu", help_heading = "Hours and dollars")]
     kernels: bool,
     /// Machine code of kernels, from tools/isa --json

@@ -122,7 +122,8 @@ impl Screen {
             let of = parts.map_or_else(String::new, |(done, all)| {
                 format!(", {} of {}", units::count(done as u64), units::count(all as u64))
             });
-            remark!("{}{of}, {} so far", phase.name(), units::clock(elapsed));
+            let name = if phase == Phase::Training { "first step" } else { phase.name() };
+            remark!("{name}{of}, {} so far", units::clock(elapsed));
         }
     }
 
@@ -133,7 +134,7 @@ impl Screen {
                 (steps.done, steps.all, eta)
             }
             _ if elapsed < SOON => return,
-            (Phase::Training, _) => (0, 0, format!("the first step {}", units::clock(elapsed))),
+            (Phase::Training, _) => (0, 0, format!("first step {}", units::clock(elapsed))),
             (_, Some((done, all))) => (done, all, format!("{} {}", phase.name(), units::clock(elapsed))),
             (_, None) => (0, 0, format!("{} {}", phase.name(), units::clock(elapsed))),
         };

@@ -182,7 +182,7 @@ pub fn table() -> String {
     let mut text = String::from("Names, with their repository on the hub and its contents:\n");
     for Entry { name, repo, about, verified, .. } in NAMES {
         let mark = if verified { "" } else { " [unverified]" };
-        let _ = writeln!(text, "  {name:<16} {repo}{mark}\n  {:<16} {}", "", about.replace("10^8", "100 M"));
+        let _ = writeln!(text, "  {name:<16} {repo}{mark}\n      {}", about.replace("10^8", "100 M"));
     }
     text += "Unverified: the repository could not be reached when this was written.\n";
     text += "Weights in safetensors of any other repository: OWNER/NAME.";

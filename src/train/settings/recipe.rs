@@ -94,7 +94,7 @@ pub struct Data {
     /// Trains as llm.c does on N devices: each of N logical ranks takes as many micro-steps of a step, from a stream of
     /// its own (seeds --seed to --seed + N-1, samples of N times batch times context tokens), and a tree sums their
     /// gradients
-    #[arg(long, value_name = "N", value_parser = usize::parse, help_heading = "Devices", hide_short_help = true)]
+    #[arg(long, value_name = "N", value_parser = usize::parse, hide_short_help = true)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub emulate_ranks: Option<usize>,
 }
@@ -230,8 +230,7 @@ pub struct Training {
     /// Type of gradients between devices [default: f32]
     ///
     /// f32, bf16 or f16. 16 bits halve the bytes; the run's bits then repeat only on the same number of devices
-    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true)]
-    #[arg(help_heading = "Devices", hide_short_help = true)]
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, hide_short_help = true)]
     #[serde(with = "spelled", skip_serializing_if = "Option::is_none")]
     pub wire: Option<Wire>,
     /// Activations computed again to save memory
