@@ -149,7 +149,8 @@
     const outside = items.filter(item => !item.before && item.line.length && !item.line.some(frame.contains));
     return {
       items, frame, hidden, unknown,
-      thin: items.some(item => item.line.length > MAX_THICK),
+      thin: items.some(item => item.line.length > MAX_THICK)
+        || items.filter(({ curve, line, before }) => curve.own && curve.measured && (line.length || before)).length > 1,
       xTicks: view.log ? logTicks(x0, x1) : ticks(x0, x1, 6).filter(tick => Number.isInteger(tick)),
       yTicks: chart.log ? logTicks(y[0], y[1]) : ticks(y[0], y[1], 7),
       notes: notes(hidden, outside.map(item => item.curve.name), unknown, false),

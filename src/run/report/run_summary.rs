@@ -57,11 +57,14 @@ impl RunSummary {
     pub fn about(&self) -> String {
         let Some(RunFile { settings, record }) = &self.file else { return String::new() };
         let (m, t) = (&settings.model.shape, &settings.train);
-        let parameters = m.parameters() as f64 / 1e6;
+        let parameters = match m.parameters() {
+            n @ 1_000_000.. => format!("{:.1} M", n as f64 / 1e6),
+            n => units::count(n as u64),
+        };
         let adapter = record.adapter.as_ref().map_or(String::new(), |adapter| format!(" · {adapter}"));
         let counted = |n: usize, noun: &str| units::counted(n as u64, noun);
         format!(
-            "{parameters:.1} M parameters: {}, {}, {}, vocabulary {} · {} · {} per step, context {}{adapter}",
+            "{parameters} parameters: {}, {}, {}, vocabulary {} · {} · {} per step, context {}{adapter}",
             counted(m.layers, "layer"),
             counted(m.heads, "head"),
             counted(m.channels, "channel"),
