@@ -91,7 +91,7 @@ impl Step {
         let Self { ranks, per_rank, .. } = self;
         let config = LoaderConfig { ranks, ..LoaderConfig::new(BATCH, CONTEXT, self.shape[0], Some(42)) };
         let sources = vec![source(1, 3000), source(2, 2000)];
-        let mut batches = Batches::in_rows(sources, config, per_rank).expect("batches");
+        let mut batches = Batches::with_consecutive(sources, config, per_rank).expect("batches");
         let (of_step, each) = (ranks * per_rank, ranks / part.devices * per_rank);
         (0..(first - 1) * of_step).for_each(|_| assert!(batches.next_batch().is_ok()));
         Own { batches, of_step, own: part.device * each..(part.device + 1) * each, at: 0 }

@@ -25,18 +25,18 @@ fn stored(name: &str) -> PathBuf {
 /// Each model and what is said of it.
 const MODELS: [(&str, &str); 24] = [
     ("model-empty.bin", "an empty file"),
-    ("model-header-cut.bin", "header is cut short, expected at least 1024 bytes, got 600"),
+    ("model-header-cut.bin", "header is cut short, expected at least 1,024 bytes, got 600"),
     ("model-shard.bin", "bad magic, expected 20240326, got 20240520"),
     ("model-version.bin", "unknown version, expected 3 (f32) or 5 (bf16), got 1"),
     ("model-absurd.bin", "wrong file size, expected 58"),
     ("model-negative.bin", "channels: out of range, expected 1 to"),
     ("model-padding.bin", "padded_vocab_size: too small, expected at least vocab_size 5, got 4"),
     ("model-heads.bin", "3 heads do not divide 8 channels"),
-    ("model-short.bin", "wrong file size, expected 4864 bytes for 1 layers of 8 channels, got 4863"),
-    ("model-long.bin", "wrong file size, expected 4864 bytes for 1 layers of 8 channels, got 4868"),
+    ("model-short.bin", "wrong file size, expected 4,864 bytes for 1 layer of 8 channels, got 4,863"),
+    ("model-long.bin", "wrong file size, expected 4,864 bytes for 1 layer of 8 channels, got 4,868"),
     ("model-nan.bin", "tensor `lnfb` holds NaN at index 7"),
     ("model-pickle.bin", "a pickle file, which can run any program when it is read"),
-    ("hf-header-absurd", "a header of 18446744073709551615 bytes, expected at most 4194304"),
+    ("hf-header-absurd", "a header of 18,446,744,073,709,551,615 bytes, expected at most 4,194,304"),
     ("hf-header-cut", "not a whole safetensors file"),
     ("hf-cut", "not a whole safetensors file"),
     ("hf-overlap", "not a whole safetensors file"),
@@ -47,7 +47,7 @@ const MODELS: [(&str, &str); 24] = [
     ("hf-layers", "tensor `h.1.ln_1.weight` is missing, expected by config.json"),
     ("hf-activation", "activation_function, expected \"gelu_new\", got \"relu\""),
     ("hf-config-cut", "broken JSON"),
-    ("hf-index-outside", "expected names of files beside it, got \"../model.safetensors\""),
+    ("hf-index-outside", "expected names of files next to it, got \"../model.safetensors\""),
 ];
 
 /// Each set of questions and what is said of it.

@@ -74,7 +74,7 @@ fn a_steps_gradient_is_the_tree_over_its_ranks() {
             }
             let divided = if elem == Elem::F32 { ranks as f32 } else { 1.0 };
             let mut all = trainer(&gpu, elem, ranks, ranks * per_rank);
-            let mut batches = Batches::in_rows(sources(), loader_config(ranks), per_rank).expect("batches");
+            let mut batches = Batches::with_consecutive(sources(), loader_config(ranks), per_rank).expect("batches");
             let mut ones: Vec<(Trainer, Loader)> = (0..ranks)
                 .map(|rank| {
                     let config = LoaderConfig { rank, ..loader_config(ranks) };

@@ -12,7 +12,7 @@ use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic::output_error;
 use wgpt::formats::gguf::{self, Storage};
 use wgpt::formats::tokenizer_folder::{TokenizerFiles, remove_others};
-use wgpt::formats::weights::Place;
+use wgpt::formats::weights::ModelPath;
 use wgpt::formats::{Element, ModelInfo, hf, llmc};
 use wgpt::model::Weights;
 use wgpt::run::model::{self, Description};
@@ -226,7 +226,7 @@ fn info(model: &Description, tokenizer: &Tokenizer) -> ModelInfo {
 /// Returns the tokenizer files of a model's folder, to be copied unchanged.
 fn kept_files(model: &Description, tokenizer: Option<&Tokenizer>) -> Result<Option<TokenizerFiles>> {
     match &model.place {
-        Place::Folder(dir) if model.tokenizer.get().as_ref() == tokenizer => TokenizerFiles::read(dir),
+        ModelPath::Folder(dir) if model.tokenizer.get().as_ref() == tokenizer => TokenizerFiles::read(dir),
         _ => Ok(None),
     }
 }

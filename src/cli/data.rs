@@ -12,8 +12,8 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use wgpt::data::fetch::{Entry, Files, Hub, Kind, Watch, names};
-use wgpt::data::prepare::{self, Note, Options, Outcome, Progress};
+use wgpt::data::fetch::{Entry, FetchObserver, Files, Hub, Kind, catalog};
+use wgpt::data::prepare::{self, Manifest, Options, Outcome, Progress};
 use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
@@ -67,7 +67,7 @@ names its folder, HF_ENDPOINT a mirror, HF_TOKEN opens repositories that need
 one, HF_HUB_OFFLINE=1 uses the cache alone.";
 
 fn fetch_help() -> String {
-    format!("{}\n\n{CACHE_HELP}", names::table())
+    format!("{}\n\n{CACHE_HELP}", catalog::help_table())
 }
 
 #[derive(Debug, clap::Args)]
@@ -179,10 +179,10 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let mut meter = Meter::new();
     let mut now = 0;
     let outcome = prepare::prepare(&options, &mut |progress: &Progress| {
-        if progress.waits != waits.swap(progress.waits, Ordering::SeqCst) && progress.waits {
+        if progress.waiting != waits.swap(progress.waiting, Ordering::SeqCst) && progress.waiting {
             meter.line(&format!("{}: waiting for another `wgpt data prepare` on this folder", options.out.display()));
         }
-        if progress.waits {
+        if progress.waiting {
             return if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         now = progress.text_bytes_now;
@@ -200,7 +200,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             let again = invocation::continued(&options.out, true);
             return Err(Error::stopped(fault.advice(format!("to continue: {again}"))));
         }
-        Outcome::There(note) => {
+        Outcome::AlreadyPrepared(note) => {
             say!("{} already holds this data set; --restart prepares it again", options.out.display());
             note
         }
@@ -224,7 +224,7 @@ fn name_of(folder: &Path) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
 }
 
-fn summary(note: &Note, out: &Path) {
+fn summary(note: &Manifest, out: &Path) {
     say!(
         "{} ({}) of {}: {} for training, {} for validation, in {}",
         counted(note.tokens, "token"),
@@ -250,7 +250,7 @@ fn summary(note: &Note, out: &Path) {
 }
 
 /// Returns the command that trains on a data set, with smaller sizes where its shards are short.
-fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
+fn next_command(note: &Manifest, out: &Path) -> Vec<OsString> {
     let pattern = |part: &str| {
         let file = format!("{}_{part}_*.bin", note.recipe.name);
         out.join(file)
@@ -260,10 +260,11 @@ fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
     if note.val_tokens > 0 {
         words.extend(invocation::flag("--val", &pattern("val")));
     }
-    let (batch, context) = note.fitting();
-    for (flag, size, default) in
-        [("--batch", batch, prepare::note::BATCH), ("--context", context, prepare::note::CONTEXT)]
-    {
+    let (batch, context) = note.fitting_sizes();
+    for (flag, size, default) in [
+        ("--batch", batch, prepare::manifest::DEFAULT_BATCH),
+        ("--context", context, prepare::manifest::DEFAULT_CONTEXT),
+    ] {
         if size < default {
             words.extend([flag.into(), size.to_string().into()]);
         }
@@ -272,12 +273,12 @@ fn next_command(note: &Note, out: &Path) -> Vec<OsString> {
 }
 
 fn fetch(args: &FetchArgs) -> Result<()> {
-    let entry = names::find(&args.name).copied().or_else(|| names::of_repository(&args.name));
+    let entry = catalog::find(&args.name).copied().or_else(|| catalog::of_repository(&args.name));
     let entry = &entry.ok_or_else(|| {
-        let known: Vec<&str> = names::NAMES.iter().map(|e| e.name).collect();
+        let known: Vec<&str> = catalog::CATALOG.iter().map(|e| e.name).collect();
         let fault = Fault::at("fetch", format!("unknown name `{}`", args.name.escape_debug()));
         let fault = fault.expected(format!("one of {}", known.join(", ")));
-        let near = names::near(&args.name);
+        let near = catalog::nearest_names(&args.name);
         Error::usage(if near.is_empty() { fault } else { fault.advice(format!("try {}", near.join(" or "))) })
     })?;
     let most = match (entry.files, args.shards) {
@@ -337,8 +338,8 @@ struct FetchScreen {
     size: u64,
 }
 
-impl Watch for FetchScreen {
-    fn file(&mut self, path: &str, done: u64, size: u64) {
+impl FetchObserver for FetchScreen {
+    fn file_started(&mut self, path: &str, done: u64, size: u64) {
         self.meter.line(&format!(
             "{path} ({:.1} MB){}",
             size as f64 / 1e6,
@@ -347,7 +348,7 @@ impl Watch for FetchScreen {
         (self.path, self.size) = (path.to_owned(), size);
     }
 
-    fn bytes(&mut self, done: u64) {
+    fn progressed(&mut self, done: u64) {
         self.meter.at(
             done,
             self.size,
@@ -355,7 +356,7 @@ impl Watch for FetchScreen {
         );
     }
 
-    fn trouble(&mut self, text: &str) {
+    fn retrying(&mut self, text: &str) {
         self.meter.line(&format!("trying again: {text}"));
     }
 }
@@ -386,7 +387,7 @@ fn show(args: &InspectArgs) -> Result<()> {
         counted(report.documents, "document"),
         counted(report.shards.len() as u64, "shard"),
         report.tokenizer,
-        if report.noted { "dataset.json agrees" } else { "no dataset.json" },
+        if report.has_manifest { "dataset.json agrees" } else { "no dataset.json" },
         report.vocab
     );
     Ok(())

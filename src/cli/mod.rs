@@ -35,8 +35,9 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use env_logger::{Target, WriteStyle};
+use wgpt::data::token_format::LOOKS_LIKE_TEXT;
 use wgpt::error::{Error, Fault};
-use wgpt::files::visible;
+use wgpt::files::{shell, visible};
 use wgpt::measure::plan::SMALLER;
 use wgpt::train::settings::Precision;
 
@@ -201,6 +202,12 @@ fn in_flags(error: Error, command: &clap::Command) -> Error {
     use wgpt::gpu::devices::{CHOICE_OF_SEVERAL, CHOSEN_TWICE};
     let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
     let flag = match (&error, error.fault().place.as_str()) {
+        (Error::Data(fault), file) if fault.what.ends_with(LOOKS_LIKE_TEXT) => {
+            let file = shell::word(file);
+            let prepare = || format!("try `wgpt data prepare {file} --out DIR`");
+            let advice = if has("text") { format!("try --text {file}") } else { prepare() };
+            return error.with_advice(advice);
+        }
         (Error::Device(_), wgpt::gpu::CHOICE) => "device".to_owned(),
         (Error::Usage(_), CHOSEN_TWICE) => {
             let advice = "with --share-device the devices of a run may share a GPU";
@@ -291,5 +298,9 @@ mod tests {
         assert_eq!(say("generate", &memory), "memory: full; try a smaller model");
         let data = Error::data(Fault::at("heads", "wrong"));
         assert_eq!(say("train", &data), "heads: wrong");
+        let text = Error::data(Fault::at("my book", format!("not a token shard {LOOKS_LIKE_TEXT}")));
+        let fault = "my book: not a token shard (it looks like text)";
+        assert_eq!(say("train", &text), format!("{fault}; try --text 'my book'"));
+        assert_eq!(say("eval", &text), format!("{fault}; try `wgpt data prepare 'my book' --out DIR`"));
     }
 }

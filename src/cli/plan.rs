@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wgpt::data::fetch::{Files, names};
+use wgpt::data::fetch::{Files, catalog};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
@@ -271,7 +271,7 @@ fn epoch_tokens(data: &[PathBuf]) -> Option<f64> {
     let shards = |path: &PathBuf| {
         let text = path.to_str()?;
         let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
-        match names::find(name)?.files {
+        match catalog::find(name)?.files {
             Files::Shards(_, all) => count.map_or(Some(all), |count| count.parse().ok()),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! A batch as the GPU takes it: all of its numbers in one block of memory, in the order in which they are uploaded.
+//! A batch in the layout that the GPU reads: all numbers in one block of memory, in upload order.
 
 use crate::ops::crossentropy::IGNORED;
 use crate::ops::embedding;
@@ -9,7 +9,7 @@ use crate::ops::embedding;
 /// inputs (N) | targets (N) | bucket table (3 + 3 N) | bucket order (N)
 /// ```
 ///
-/// A batch is made once and filled again and again; no filling allocates.
+/// A batch is allocated once and refilled; refilling does not allocate.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     tokens: usize,
@@ -17,10 +17,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Bytes of a block for each of its tokens, the table's heading aside.
+    /// Bytes of a block per token, without the 3 words at the start of the bucket table.
     pub const BYTES_PER_TOKEN: usize = 6 * size_of::<u32>();
 
-    /// Returns a batch of `tokens` inputs and targets, all 0 and not sorted.
+    /// Returns an unsorted batch of `tokens` inputs and targets, all 0.
     #[must_use]
     pub fn new(tokens: usize) -> Self {
         let mut batch = Self::default();
@@ -39,7 +39,7 @@ impl Batch {
         batch
     }
 
-    /// Changes the number of tokens, N. Contents are lost; memory is allocated only for more tokens than ever before.
+    /// Sets the number of tokens, N. A new N clears the contents; only a larger N than ever before allocates.
     pub fn resize(&mut self, tokens: usize) {
         if self.tokens != tokens {
             self.tokens = tokens;
@@ -54,7 +54,7 @@ impl Batch {
         self.tokens
     }
 
-    /// Returns true if there is no token.
+    /// Returns whether the batch has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tokens == 0
@@ -66,19 +66,19 @@ impl Batch {
         &self.words[..self.tokens]
     }
 
-    /// Returns the targets: each the token after its input, or [`IGNORED`].
+    /// Returns the targets: for each input the token after it, or [`IGNORED`].
     #[must_use]
     pub fn targets(&self) -> &[u32] {
         &self.words[self.tokens..2 * self.tokens]
     }
 
-    /// Returns inputs and targets to be written. A batch that is trained on must be sorted afterwards.
+    /// Returns inputs and targets for writing. A batch for training must be sorted afterwards.
     pub fn pairs_mut(&mut self) -> [&mut [u32]; 2] {
         let (inputs, rest) = self.words.split_at_mut(self.tokens);
         [inputs, &mut rest[..self.tokens]]
     }
 
-    /// Overwrites everything with N + 1 tokens of a text: N inputs, the N tokens one further as targets, sorted.
+    /// Overwrites everything from N + 1 consecutive tokens: the first N are the inputs, the last N the targets. Sorts.
     pub(super) fn fill(&mut self, tokens: &[u16]) {
         self.resize(tokens.len().saturating_sub(1));
         let [inputs, targets] = self.pairs_mut();
@@ -86,7 +86,7 @@ impl Batch {
         self.sort();
     }
 
-    /// Sorts the inputs into the table and the order of [`embedding::Buckets`].
+    /// Sorts the inputs into the bucket table and bucket order that [`embedding::Buckets`] describes.
     pub fn sort(&mut self) {
         if self.is_empty() {
             return;
@@ -96,27 +96,27 @@ impl Batch {
         embedding::sort(&pairs[..self.tokens], table, order);
     }
 
-    /// Takes the tokens from position `at` on out of the loss.
+    /// Excludes the tokens from position `at` on from the loss.
     pub fn ignore_from(&mut self, at: usize) {
         let [inputs, targets] = self.pairs_mut();
         inputs[at..].fill(0);
         targets[at..].fill(IGNORED);
     }
 
-    /// Returns inputs and targets as they are uploaded for a forward pass.
+    /// Returns the bytes of inputs and targets, the upload of a forward pass.
     #[must_use]
     pub fn forward_bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words[..2 * self.tokens])
     }
 
-    /// Returns the whole block as it is uploaded for a micro-step.
+    /// Returns the bytes of the whole block, the upload of a micro-step.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words)
     }
 }
 
-/// Splits n+1 tokens into n inputs and the n targets one further.
+/// Writes n+1 consecutive tokens as n inputs and n targets, each target one position after its input.
 pub(super) fn widen(tokens: &[u16], inputs: &mut [u32], targets: &mut [u32]) {
     for (i, pair) in tokens.windows(2).enumerate() {
         inputs[i] = u32::from(pair[0]);

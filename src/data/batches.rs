@@ -1,5 +1,6 @@
-//! Training batches read ahead of the GPU, of one rank or of several in turn. A thread reads, checks, widens and sorts;
-//! who trains gets blocks that only need to be uploaded, and their memory goes back to the thread.
+//! Training batches read ahead of the GPU, for one rank or for several in turn. A background thread reads, checks,
+//! widens and sorts. The training thread receives blocks that only need to be uploaded, and returns their memory for
+//! reuse.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,39 +15,40 @@ use crate::data::loader::{Loader, LoaderConfig, LoaderState};
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Fault, Result};
 
-/// Bytes of batches that wait to be used: far more than a step takes while a disk answers.
+/// Bytes of batches read ahead: far more than the steps consume while a disk answers a read.
 const AHEAD_BYTES: usize = 32 << 20;
-/// Tokens at one place of a source that its fingerprint looks at.
+/// Tokens that a fingerprint samples at each of its places in a source.
 const FINGERPRINT: usize = 1 << 16;
-/// Fewest and most batches that wait.
+/// Minimum and maximum number of batches read ahead.
 const AHEAD: [usize; 2] = [4, 256];
 
-/// Whatever hands out training batches, one after the other.
+/// A source of training batches.
 pub trait BatchSource {
-    /// Lends the next batch, sorted, until the next call. An error leaves the position where it was.
+    /// Lends the next batch, sorted, until the next call. An error does not change the position.
     ///
     /// # Errors
-    /// [`Error::Data`] if a file cannot be read any more, or an id is outside the vocabulary.
+    /// [`Error::Data`] if a file can no longer be read or a token id is outside the vocabulary.
     fn next_batch(&mut self) -> Result<&Batch>;
 }
 
-/// Where [`Batches`] stand, for a checkpoint: the place of the next batch to be handed out, not of the one read last.
+/// The position of [`Batches`] in a checkpoint: that of the next batch to be handed out, not of the last one read
+/// ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchesState {
-    /// The rank whose batch comes next.
+    /// Rank of the next batch.
     pub rank: usize,
-    /// Batches of that rank that were handed out behind one another.
+    /// Batches of the rank's current turn already handed out.
     #[serde(default)]
     pub taken: usize,
-    /// Where each rank's loader stands.
+    /// State of each rank's loader.
     pub ranks: Vec<LoaderState>,
 }
 
-/// The batches of all ranks, some of rank 0 behind one another, then as many of rank 1, …, P−1, 0, …, read and checked by a
-/// thread of their own.
+/// The batches of all ranks, read and checked by a background thread. The ranks take turns: a fixed number of
+/// consecutive batches of rank 0, then as many of rank 1, …, P−1, 0, ….
 ///
-/// One device that takes them as micro-steps sees in a step what P devices of llm.c see in one: rank r shuffles
-/// with seed + r and reads the r-th B·T of each sample of P·B·T tokens.
+/// One device that uses them as micro-steps sees the same batches in a step as P devices of llm.c: rank r shuffles
+/// with seed + r and reads the r-th B·T tokens of each sample of P·B·T tokens.
 #[derive(Debug)]
 pub struct Batches {
     config: LoaderConfig,
@@ -56,92 +58,95 @@ pub struct Batches {
     tokens: usize,
     batches_per_epoch: usize,
     turn: Turn,
-    /// Each rank's place.
-    places: Vec<Place>,
-    /// The ranks whose batches are read; those of others are empty.
+    /// Position of each rank.
+    places: Vec<RankPosition>,
+    /// Ranks whose batches are read. Batches of other ranks are empty.
     own: Range<usize>,
     reader: Option<Reader>,
     /// The batch that is lent.
     lent: Option<Batch>,
-    /// What stopped the reader: it is told again and again.
+    /// The error that stopped the reader. Every later call returns it again.
     broken: Option<Error>,
 }
 
-/// Whose batch comes next.
+/// The rank of the next batch, and the batch's place in the rank's turn.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     rank: usize,
-    /// Batches of the rank that were handed out behind one another, of so many.
+    /// Batches of this turn already handed out, below `consecutive`.
     taken: usize,
-    in_a_row: usize,
+    /// Batches per turn.
+    consecutive: usize,
 }
 
 impl Turn {
-    /// The one after this of so many ranks.
+    /// Returns the state after one more batch, among `ranks` ranks.
     fn next(self, ranks: usize) -> Self {
         match self.taken + 1 {
-            taken if taken < self.in_a_row => Self { taken, ..self },
+            taken if taken < self.consecutive => Self { taken, ..self },
             _ => Self { rank: (self.rank + 1) % ranks, taken: 0, ..self },
         }
     }
 }
 
-/// A rank's place: the state at the first batch of its shard, shared by all batches of that shard, and the samples
-/// handed out since. A state holds the order of a whole shard, too much to copy for every batch.
+/// The position of a rank: the state at the first batch of its shard, shared by all batches of that shard, and the
+/// samples of the shard handed out so far. A state holds the sample order of a whole shard, which is too large to copy
+/// per batch.
 #[derive(Debug, Clone)]
-struct Place {
+struct RankPosition {
     shard: Arc<LoaderState>,
     sample: usize,
 }
 
-impl Place {
+impl RankPosition {
     fn state(&self) -> LoaderState {
         LoaderState { sample: self.sample, ..LoaderState::clone(&self.shard) }
     }
 }
 
-/// Where [`Batches`] stood: cheap to take at every step.
+/// A position of [`Batches`], cheap enough to take at every step.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub struct BatchPosition {
     turn: Turn,
-    places: Vec<Place>,
+    places: Vec<RankPosition>,
 }
 
-impl Mark {
-    /// The same for a checkpoint.
+impl BatchPosition {
+    /// Returns the position in the form that a checkpoint stores.
     #[must_use]
     pub fn state(&self) -> BatchesState {
         let Turn { rank, taken, .. } = self.turn;
-        BatchesState { rank, taken, ranks: self.places.iter().map(Place::state).collect() }
+        BatchesState { rank, taken, ranks: self.places.iter().map(RankPosition::state).collect() }
     }
 }
 
-/// A batch, and the place of the next one of its rank.
-type Ready = Result<(Batch, Place)>;
+/// A batch, and the position of its rank after it.
+type Ready = Result<(Batch, RankPosition)>;
 
 #[derive(Debug)]
 struct Reader {
     ready: Receiver<Ready>,
-    /// Batches that were used, for the thread to fill again.
+    /// Returns used batches to the thread, which refills them.
     spent: SyncSender<Batch>,
     thread: JoinHandle<Vec<Loader>>,
 }
 
 impl Batches {
-    /// The batches of `config.ranks` ranks in turn, from the start of the first epoch (`config.rank` is not used).
-    /// Reading begins at once.
+    /// Starts reading the batches of `config.ranks` ranks in turn, from the start of the first epoch. `config.rank` is
+    /// ignored.
     ///
     /// # Errors
-    /// As [`Loader::new`].
+    /// Those of [`Loader::new`].
     pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
-        Self::in_rows(sources, config, 1)
+        Self::with_consecutive(sources, config, 1)
     }
 
-    /// [`Batches::new`] with so many batches of each rank behind one another: the micro-steps of a step.
+    /// Starts reading as [`Batches::new`] does, with `consecutive` batches per rank and turn: a rank's micro-steps per
+    /// step.
     ///
     /// # Errors
-    /// As [`Loader::new`].
-    pub fn in_rows(sources: Vec<TokenSource>, config: LoaderConfig, in_a_row: usize) -> Result<Self> {
+    /// Those of [`Loader::new`].
+    pub fn with_consecutive(sources: Vec<TokenSource>, config: LoaderConfig, consecutive: usize) -> Result<Self> {
         let loaders = (0..config.ranks.max(1))
             .map(|rank| Loader::new(sources.clone(), LoaderConfig { rank, ..config }))
             .collect::<Result<Vec<_>>>()?;
@@ -152,7 +157,7 @@ impl Batches {
             names: sources.iter().map(|source| source.name().to_owned()).collect(),
             tokens: loaders[0].tokens(),
             batches_per_epoch: loaders[0].batches_per_epoch() * loaders.len(),
-            turn: Turn { rank: 0, taken: 0, in_a_row: in_a_row.max(1) },
+            turn: Turn { rank: 0, taken: 0, consecutive: consecutive.max(1) },
             places: loaders.iter().map(place).collect(),
             own: 0..loaders.len(),
             reader: None,
@@ -163,92 +168,89 @@ impl Batches {
         Ok(batches)
     }
 
-    /// Reads the batches of some ranks alone from now on: those of others, which other processes read, are handed out empty.
+    /// Restricts reading to some ranks. Batches of the others, which other processes read, are handed out empty.
     ///
     /// # Errors
     /// [`Error::Data`] if the reader cannot be started again.
-    pub fn read_only(&mut self, ranks: Range<usize>) -> Result<()> {
+    pub fn read_ranks(&mut self, ranks: Range<usize>) -> Result<()> {
         let state = self.state();
         self.own = ranks;
         self.restore(state)
     }
 
-    /// The settings it was made with.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &LoaderConfig {
         &self.config
     }
 
-    /// Returns the files that the tokens come from, in order, as they were before that.
+    /// Returns the files that the tokens come from, in order, as they were before they were read.
     #[must_use]
     pub fn files(&self) -> &[FileContents] {
         &self.files
     }
 
-    /// What the sources hold, in a few words: other tokens give another one.
+    /// Returns a hash of the sources' lengths and of samples of their tokens, which differs between data sets.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Tokens in all sources, the unused tails included.
+    /// Returns the number of tokens in all sources, including the unused tails.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Batches of B·T tokens that all ranks together hand out in an epoch.
+    /// Returns the number of batches of B·T tokens per epoch, of all ranks together.
     #[must_use]
     pub fn batches_per_epoch(&self) -> usize {
         self.batches_per_epoch
     }
 
-    /// Where the next batch stands.
+    /// Returns the position of the next batch in the form that a checkpoint stores.
     #[must_use]
     pub fn state(&self) -> BatchesState {
-        self.mark().state()
+        self.position().state()
     }
 
-    /// Remembers where the next batch stands, without a copy of the shards' orders.
+    /// Returns the position of the next batch without copying the shards' sample orders.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark { turn: self.turn, places: self.places.clone() }
+    pub fn position(&self) -> BatchPosition {
+        BatchPosition { turn: self.turn, places: self.places.clone() }
     }
 
-    /// The place of the batch that comes next at a mark: `sample 12 of shard 3, FILE, in epoch 2`.
+    /// Describes a position for messages: `its batches begin at sample 12 of FILE in epoch 2, rank 1`.
     #[must_use]
-    pub fn describe(&self, mark: &Mark) -> String {
-        let place = &mark.places[mark.turn.rank];
+    pub fn describe(&self, position: &BatchPosition) -> String {
+        let place = &position.places[position.turn.rank];
         let state = &place.shard;
         let shard = state.shards.get(state.shard).map_or(0, |shard| *shard as usize);
-        // a shuffled shard hands its samples out in an order of its own
+        // a shuffled shard hands out its samples in its own order
         let sample = state.samples.get(place.sample).map_or(place.sample, |sample| *sample as usize);
         let name = self.names.get(shard).map_or("", String::as_str);
-        let rank = if mark.places.len() > 1 { format!(", rank {}", mark.turn.rank) } else { String::new() };
+        let rank = if position.places.len() > 1 { format!(", rank {}", position.turn.rank) } else { String::new() };
         format!("its batches begin at sample {sample} of {name} in epoch {}{rank}", state.epoch + 1)
     }
 
-    /// Goes on where `state` was taken, batch for batch.
+    /// Continues at the batch at which `state` was taken.
     ///
     /// # Errors
-    /// [`Error::Data`] if the state does not fit these sources and settings; the position is then unchanged.
+    /// [`Error::Data`] if the state does not fit these sources and settings. The position is then unchanged.
     pub fn restore(&mut self, state: BatchesState) -> Result<()> {
         let ranks = self.places.len();
-        if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.in_a_row {
-            return Err(Error::data(format!(
-                "loader.restore: another number of ranks, expected {ranks} with {} batches in a row, got {} (the next is {}, of \
-                 which {} are taken)",
-                self.turn.in_a_row,
-                state.ranks.len(),
-                state.rank,
-                state.taken
-            )));
+        if state.ranks.len() != ranks || state.rank >= ranks || state.taken >= self.turn.consecutive {
+            let fault = Fault::at("loader.restore", "the state is of another number of ranks or batches per turn");
+            let expected = format!("{ranks} ranks of {} consecutive batches", self.turn.consecutive);
+            let found =
+                format!("{} ranks, of which rank {} is after batch {}", state.ranks.len(), state.rank, state.taken);
+            return Err(Error::data(fault.expected(expected).found(found)));
         }
         let mut loaders = self.stop()?;
         let old = self.state();
         let result = loaders.iter_mut().zip(state.ranks).try_for_each(|(loader, state)| loader.restore(state));
         if result.is_err() {
-            // the places are those of batches handed out, which always fit
+            // positions of batches that were handed out always fit
             loaders.iter_mut().zip(old.ranks).try_for_each(|(loader, state)| loader.restore(state))?;
         } else {
             self.turn = Turn { rank: state.rank, taken: state.taken, ..self.turn };
@@ -263,7 +265,7 @@ impl Batches {
         let block_bytes = Batch::BYTES_PER_TOKEN * self.config.batch * self.config.context;
         let depth = (AHEAD_BYTES / block_bytes).clamp(AHEAD[0], AHEAD[1]);
         let (sender, ready) = sync_channel(depth);
-        // one more is in the thread's hands and one is lent: there are never more
+        // at most `depth` batches wait, the thread fills one more, and one is lent
         let (spent, returned) = sync_channel(depth + 2);
         let (first, mut places, own) = (self.turn, self.places.clone(), self.own.clone());
         let thread = std::thread::Builder::new()
@@ -272,23 +274,23 @@ impl Batches {
                 read_ahead(&mut loaders, &mut places, (first, own), &sender, &returned);
                 loaders
             })
-            .map_err(|e| Error::data(Fault::at("loader", format!("no thread can be started ({e})"))))?;
+            .map_err(|e| Error::data(Fault::at("loader", format!("cannot start a thread ({e})"))))?;
         self.reader = Some(Reader { ready, spent, thread });
         Ok(())
     }
 
-    /// Ends the reader; its loaders, which stand somewhere ahead.
+    /// Stops the reader and returns its loaders, whose positions are ahead of the batches handed out.
     fn stop(&mut self) -> Result<Vec<Loader>> {
         let Reader { ready, thread, .. } = self.reader.take().ok_or_else(ended)?;
         drop(ready); // the thread's next send fails
         thread.join().map_err(|_| ended())
     }
 
-    /// Gives the lent batch back and takes the next one.
+    /// Returns the lent batch to the reader and receives the next one.
     fn receive(&mut self) -> Ready {
         let reader = self.reader.as_ref().ok_or_else(ended)?;
         if let Some(spent) = self.lent.take() {
-            // a thread that ended needs none
+            // fails only if the thread has ended
             let _ = reader.spent.try_send(spent);
         }
         reader.ready.recv().unwrap_or_else(|_| Err(ended()))
@@ -313,12 +315,13 @@ impl BatchSource for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        // a thread that panicked has said so already
+        // a panic of the thread has already been printed
         let _ = self.stop();
     }
 }
 
-/// BLAKE3 of each source's length and of tokens at its start, middle and end: all of a terabyte takes too long to read.
+/// Returns the BLAKE3 of each source's length and of tokens at its start, middle and end. Reading all of a terabyte
+/// would take too long.
 pub(super) fn fingerprint(sources: &[TokenSource]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for source in sources {
@@ -333,16 +336,16 @@ pub(super) fn fingerprint(sources: &[TokenSource]) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn place(loader: &Loader) -> Place {
+fn place(loader: &Loader) -> RankPosition {
     let state = loader.state();
-    Place { sample: state.sample, shard: Arc::new(state) }
+    RankPosition { sample: state.sample, shard: Arc::new(state) }
 }
 
-/// Sends batch after batch, until nobody wants them any more or one cannot be read. Memory comes from batches that were
-/// `returned`; only while there are none does it allocate.
+/// Sends batches until the receiver is gone or a batch cannot be read. Reuses the memory of `returned` batches and
+/// allocates only if there are none.
 fn read_ahead(
     loaders: &mut [Loader],
-    places: &mut [Place],
+    places: &mut [RankPosition],
     (first, own): (Turn, Range<usize>),
     sender: &SyncSender<Ready>,
     returned: &Receiver<Batch>,

@@ -1,4 +1,4 @@
-//! Batches of one rank and of several, their order, their places and their errors.
+//! Tests of batches of one rank and of several: their order, positions and errors.
 
 use super::*;
 
@@ -35,9 +35,9 @@ fn the_ranks_streams_come_in_turn() {
 #[test]
 fn batches_of_others_are_empty_and_move_the_place_alike() {
     for own in [0..1, 1..3, 0..3] {
-        let open = || Batches::in_rows(sources(), config(3, Some(42)), 2).unwrap();
+        let open = || Batches::with_consecutive(sources(), config(3, Some(42)), 2).unwrap();
         let (mut all, mut some) = (open(), open());
-        some.read_only(own.clone()).unwrap();
+        some.read_ranks(own.clone()).unwrap();
         for i in 0..3 * all.batches_per_epoch() {
             let (want, got) = (next(&mut all), next(&mut some));
             let is_own = own.contains(&(i / 2 % 3));
@@ -54,7 +54,7 @@ fn batches_of_others_are_empty_and_move_the_place_alike() {
 #[test]
 fn a_rank_hands_out_some_batches_in_a_row() {
     let (ranks, in_a_row) = (3, 2);
-    let open = || Batches::in_rows(sources(), config(ranks, Some(42)), in_a_row).unwrap();
+    let open = || Batches::with_consecutive(sources(), config(ranks, Some(42)), in_a_row).unwrap();
     let one = |rank| Loader::new(sources(), LoaderConfig { rank, ..config(ranks, Some(42)) }).unwrap();
     let (mut batches, mut loaders): (Batches, Vec<Loader>) = (open(), (0..ranks).map(one).collect());
     for i in 0..4 * ranks * in_a_row {
@@ -70,7 +70,8 @@ fn a_rank_hands_out_some_batches_in_a_row() {
     assert!(matches!(batches.restore(broken), Err(Error::Data(_))));
 }
 
-/// FNV-1a over inputs and targets in turn, as llm.c's own loader gave it for the same shards and 2,000 batches.
+/// Compares the FNV-1a of inputs and targets in turn with that of llm.c's own loader, for the same shards and 2,000
+/// batches.
 #[test]
 fn batches_are_those_of_llmcs_loader() {
     let shard = |(s, n): (usize, usize)| {
@@ -133,7 +134,7 @@ fn batches_are_read_before_they_are_asked_for() {
     let path = dir.path().join("x.bin");
     crate::data::write_shard(&path, &[7; 1000]).unwrap();
     let mut batches = Batches::new(vec![TokenSource::open(&path).unwrap()], config(1, None)).unwrap();
-    // the file may go as soon as the first batch is here: some others have been read by then, or the error is clean
+    // the file may change once the first batch has arrived: some other batches have been read by then
     next(&mut batches);
     std::thread::sleep(std::time::Duration::from_millis(200));
     std::fs::write(&path, b"cut short").unwrap();

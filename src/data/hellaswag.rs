@@ -1,7 +1,7 @@
-//! HellaSwag, and any set of its form: a context, four endings, one of them right (Zellers et al. 2019).
+//! HellaSwag, and any set of the same form: a context and four endings, of which one is right (Zellers et al. 2019).
 //!
-//! Read from llm.c's `hellaswag_val.bin`, from the original JSON Lines, or from Parquet as Hugging Face hosts it. As in
-//! llm.c the texts are taken as they are, and an ending is encoded with a space before it.
+//! Reads llm.c's `hellaswag_val.bin`, the original JSON Lines, or Parquet as Hugging Face hosts it. As in llm.c, texts
+//! are used unchanged, and a space is put before each ending before it is encoded.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -21,13 +21,13 @@ use crate::files::open;
 
 /// First word of llm.c's file.
 const MAGIC: i32 = 20_240_522;
-/// Bytes of its header.
+/// Bytes of the header of llm.c's file.
 const HEADER_BYTES: usize = 1024;
-/// First token of an example in it.
+/// Token that begins each example in llm.c's file.
 const START: u16 = u16::MAX;
-/// Endings of an example.
+/// Number of endings of an example.
 pub const ENDINGS: usize = 4;
-/// Bytes of a line or a text at most: far above any example.
+/// Longest line or text in bytes, far above any example.
 const LINE_BYTES: u64 = 1 << 20;
 /// Columns and keys that are read.
 const KEYS: [&str; 3] = ["ctx", "endings", "label"];
@@ -35,29 +35,29 @@ const KEYS: [&str; 3] = ["ctx", "endings", "label"];
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// The tokens of the context, at least one.
+    /// Tokens of the context, at least one.
     pub context: Vec<u16>,
-    /// The tokens of each ending, at least one.
+    /// Tokens of each ending, at least one.
     pub endings: [Vec<u16>; ENDINGS],
-    /// Which ending is right.
+    /// Index of the right ending.
     pub label: usize,
 }
 
 /// A set of examples.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Set {
-    /// In the file's order.
+    /// The examples in the file's order.
     pub examples: Vec<Example>,
-    /// Sequences that were not UTF-8 and were replaced.
+    /// Number of invalid UTF-8 sequences that were replaced.
     pub replaced: usize,
 }
 
-/// Reads the first `limit` examples of a file: Parquet and llm.c's file are known by their first bytes, all else is
-/// taken for JSON Lines. Texts are encoded by `tokenizer`; llm.c's file holds GPT-2's tokens.
+/// Reads the first `limit` examples of a file. Parquet and llm.c's file are recognised by their first bytes; anything
+/// else is read as JSON Lines. Texts are encoded with `tokenizer`; llm.c's file contains GPT-2's tokens.
 ///
 /// # Errors
-/// [`Error::Data`] naming the file, the example and what is wrong; [`Error::Usage`] for llm.c's file and a tokenizer
-/// other than GPT-2's.
+/// [`Error::Data`] naming the file, the example and the fault; [`Error::Usage`] for llm.c's file with a tokenizer other
+/// than GPT-2's.
 pub fn read(path: &Path, tokenizer: &Tokenizer, limit: usize) -> Result<Set> {
     let name = path.display().to_string();
     let cannot = |e: std::io::Error| Error::data(open::fault(&name, &e));
@@ -68,7 +68,7 @@ pub fn read(path: &Path, tokenizer: &Tokenizer, limit: usize) -> Result<Set> {
     let set = if start == MAGIC.to_le_bytes() || path.extension().is_some_and(|extension| extension == "bin") {
         if *tokenizer != Tokenizer::Gpt2 {
             return Err(Error::usage(
-                Fault::at(name, format!("holds tokens of gpt2, the model's tokenizer is {tokenizer}"))
+                Fault::at(name, format!("contains tokens of gpt2, but the model's tokenizer is {tokenizer}"))
                     .advice("try the JSON Lines file"),
             ));
         }
@@ -104,7 +104,7 @@ impl Reader<'_> {
             .map_err(|_| wrong(Fault::from(format!("{} endings", endings.len())).expected(ENDINGS)))?;
         let label = label.parse().ok().filter(|label| *label < ENDINGS);
         let label = label.ok_or_else(|| {
-            wrong(Fault::from("no label from 0 to 3").advice("try the validation set, whose answers are known"))
+            wrong(Fault::from("no label from 0 to 3").advice("try the validation set, which has all labels"))
         })?;
         let context = self.tokenizer.encode(context)?;
         if context.is_empty() {
@@ -157,7 +157,7 @@ impl Reader<'_> {
         Ok(set)
     }
 
-    /// The crate may panic on broken files: that is a fault of the file like any other.
+    /// Reads Parquet. The `parquet` crate may panic on broken files; that becomes an error of the file.
     fn parquet(&self, path: &Path) -> Result<Set> {
         let read = catch_unwind(AssertUnwindSafe(|| self.parquet_rows(path)));
         read.unwrap_or_else(|_| Err(self.fault(Fault::from("not a whole Parquet file").advice("try copying it again"))))
@@ -204,17 +204,17 @@ impl Reader<'_> {
                 }
             }
             let (Some(context), Some(endings), Some(label)) = (context, endings, label) else {
-                return Err(
-                    self.fault(format!("example {}: ctx and label are no texts or endings no list of them", i + 1))
-                );
+                return Err(self
+                    .fault(format!("example {}: ctx or label is not text, or endings is not a list of texts", i + 1)));
             };
             set.examples.push(self.example(i + 1, &context, &endings, &label)?);
         }
         Ok(set)
     }
 
-    /// 256 i32 (magic, version 1, examples, bytes of the longest), then u16: for each example START, its bytes, its
-    /// index, label, number of endings, then length and tokens of the context and of every ending.
+    /// Reads llm.c's file: 256 i32 (magic, version 1, number of examples, bytes of the longest), then u16. Each example
+    /// is START, its size in bytes, its index, its label, its number of endings, then the length and the tokens of the
+    /// context and of each ending.
     fn llmc(&self, mut bytes: Vec<u8>, mut file: File) -> Result<Set> {
         file.read_to_end(&mut bytes).map_err(|e| self.fault(format!("cannot be read ({e})")))?;
         if bytes.len() < HEADER_BYTES {
@@ -241,7 +241,7 @@ impl Reader<'_> {
         let words: Vec<u16> = body.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect();
         let mut words = Words { reader: self, rest: &words, number: 0 };
         let mut set = Set::default();
-        // all are checked, also those past the limit
+        // also checks the examples after the limit
         for number in 1..=count as usize {
             words.number = number;
             let example = words.example()?;
@@ -258,7 +258,7 @@ impl Reader<'_> {
     }
 }
 
-/// What is not read yet of llm.c's file.
+/// The unread rest of llm.c's file.
 struct Words<'a> {
     reader: &'a Reader<'a>,
     rest: &'a [u16],
@@ -282,7 +282,7 @@ impl<'a> Words<'a> {
         self.take(1).map(|word| word[0])
     }
 
-    /// A length and as many tokens, at least one.
+    /// Reads a length and that many tokens, at least one.
     fn tokens(&mut self) -> Result<Vec<u16>> {
         let length = self.one()?;
         let tokens = self.take(usize::from(length))?;
@@ -320,7 +320,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A text, or a number as text.
+/// Returns a field as text, if it is text or a whole number.
 fn text(field: &Field) -> Option<String> {
     match field {
         Field::Str(text) => Some(text.clone()),

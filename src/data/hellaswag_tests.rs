@@ -57,7 +57,7 @@ fn lines() -> String {
     TEXTS.map(line).concat()
 }
 
-/// As llm.c's dev/data/hellaswag.py writes it.
+/// Returns a file as llm.c's dev/data/hellaswag.py writes it.
 fn llmc() -> Vec<u8> {
     let mut body: Vec<u16> = Vec::new();
     for (i, example) in want(Tokenizer::Gpt2).iter().enumerate() {
@@ -74,7 +74,7 @@ fn llmc() -> Vec<u8> {
     [header.map(i32::to_le_bytes).concat(), body.into_iter().flat_map(u16::to_le_bytes).collect()].concat()
 }
 
-/// In the columns of the hub's file, labels as text.
+/// Returns a file with the columns of the hub's file, with labels as text.
 fn parquet() -> Vec<u8> {
     packed_parquet(parquet::basic::Compression::SNAPPY)
 }
@@ -210,7 +210,7 @@ fn broken_files_of_llmc() {
     files.refused("h.bin", &with(1036, &[0xff, 0xff]), "token 65535, expected below 50257");
 }
 
-/// Whatever bit is wrong: an error or other words, never a panic.
+/// A flipped bit leads to an error or to other text, never to a panic.
 #[test]
 fn flipped_bits() {
     let files = Files::new();

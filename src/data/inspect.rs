@@ -1,4 +1,4 @@
-//! `wgpt data inspect`: what lies in token shards, and whether it is sound.
+//! `wgpt data inspect`: summarises token shards and checks them from end to end.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,30 +7,31 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::contents::blake3_of;
-use crate::data::noted;
-use crate::data::prepare::{Note, ShardNote};
+use crate::data::prepare::{Manifest, ShardEntry};
+use crate::data::recorded_tokenizer;
 use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::tokens::{TokenSource, cannot_read};
 use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
+use crate::units::{count, counted};
 
-/// Tokens that are looked at together.
+/// Tokens that are read at once.
 const BLOCK_TOKENS: usize = 1 << 20;
-/// Tokens whose text is shown.
+/// Number of tokens whose text is shown.
 const SHOWN_TOKENS: usize = 40;
-/// Shards that an error names.
+/// Most shards that an error names.
 const NAMED_SHARDS: usize = 3;
 
-/// What a shard holds.
+/// Summary of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShardReport {
-    /// Its path.
+    /// Path of the shard.
     #[serde(serialize_with = "path_text::one::serialize")]
     pub path: PathBuf,
-    /// Tokens in it.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Documents that begin in it: ends of text.
+    /// Number of documents that begin in the shard: its end-of-text tokens.
     pub documents: u64,
     /// Lowest id.
     pub lowest: u16,
@@ -40,28 +41,29 @@ pub struct ShardReport {
     pub first_text: String,
 }
 
-/// What a set of shards holds.
+/// Summary of a set of shards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The tokenizer, as the note says or was asked for.
+    /// Name of the tokenizer: the given one, else the one that `dataset.json` records.
     pub tokenizer: String,
-    /// Its vocabulary.
+    /// Size of the tokenizer's vocabulary.
     pub vocab: usize,
-    /// Whether a `dataset.json` lies beside the shards; it agrees with them then.
-    pub noted: bool,
-    /// Tokens in all shards.
+    /// Whether there is a `dataset.json` next to the shards. It agrees with them, or there is an error.
+    #[serde(rename = "noted")]
+    pub has_manifest: bool,
+    /// Number of tokens in all shards.
     pub tokens: u64,
-    /// Documents in all shards.
+    /// Number of documents in all shards.
     pub documents: u64,
-    /// The shards by name.
+    /// Summaries of the shards in the order given.
     pub shards: Vec<ShardReport>,
 }
 
-/// Returns the shards that `path` means: a file, the `.bin` files of a folder, those that match a pattern, or those of a name
-/// of `wgpt data fetch`.
+/// Returns the shards that `path` names: a file, the `.bin` files of a folder, the files that match a pattern, or the
+/// shards of a name of `wgpt data fetch`.
 ///
 /// # Errors
-/// [`Error::Data`] if there is none.
+/// [`Error::Data`] if there are none.
 pub fn shards(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     token_paths::find(&[path.as_ref().to_owned()], Part::All, TokenFormat::Shard)
 }
@@ -74,37 +76,41 @@ pub fn inspect(paths: &[PathBuf], tokenizer: Option<Tokenizer>) -> Result<Report
     inspect_as(paths, TokenFormat::Shard, tokenizer)
 }
 
-/// Reads files of tokens from end to end.
+/// Reads token files from end to end.
 ///
 /// # Errors
-/// [`Error::Data`] with the first fault: a layout that is another one, a size that does not fit, an id outside the
-/// vocabulary, or a `dataset.json` that says something else. [`Error::Usage`] for files of two tokenizers.
+/// [`Error::Data`] with the first fault: a file has another layout or a wrong size, an id is outside the vocabulary, or
+/// `dataset.json` disagrees. [`Error::Usage`] if the files have different tokenizers.
 pub fn inspect_as(paths: &[PathBuf], format: TokenFormat, tokenizer: Option<Tokenizer>) -> Result<Report> {
     let folders: BTreeSet<&Path> = paths.iter().map(|path| path.parent().unwrap_or(Path::new(""))).collect();
-    let noted = noted::agreed(noted::tokenizers(folders.iter().copied())?)?;
-    if let (Some(given), Some((place, noted))) = (&tokenizer, &noted) {
-        tokenizer::same(noted, place, given, "--tokenizer")?;
+    let recorded = recorded_tokenizer::require_one(recorded_tokenizer::of_folders(folders.iter().copied())?)?;
+    if let (Some(given), Some((place, recorded))) = (&tokenizer, &recorded) {
+        tokenizer::same(recorded, place, given, "--tokenizer")?;
     }
-    let tokenizer = tokenizer.or(noted.map(|(_, noted)| noted)).unwrap_or_default();
+    let tokenizer = tokenizer.or(recorded.map(|(_, recorded)| recorded)).unwrap_or_default();
     tokenizer.check()?;
-    let mut notes = Vec::new();
+    let mut manifests = Vec::new();
     for folder in folders {
-        notes.extend(Note::read(folder)?.map(|note| (folder, note)));
+        manifests.extend(Manifest::read(folder)?.map(|manifest| (folder, manifest)));
     }
     let results: Vec<Result<ShardReport>> = paths.par_iter().map(|path| shard(path, format, &tokenizer)).collect();
-    // by name, so that the first fault is always the same one
+    // in order, so that the first fault is always the same one
     let shards = results.into_iter().collect::<Result<Vec<_>>>()?;
-    for (folder, note) in &notes {
+    for (folder, manifest) in &manifests {
         if format == TokenFormat::Shard {
             let mut of_folder = shards.iter().filter(|shard| shard.path.parent() == Some(folder));
-            of_folder.try_for_each(|shard| is_listed(note, folder, &shard.path))?;
+            of_folder.try_for_each(|shard| require_listed(manifest, folder, &shard.path))?;
         }
-        agree(note, folder, &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>())?;
+        compare_with_manifest(
+            manifest,
+            folder,
+            &shards.iter().filter(|shard| shard.path.parent() == Some(folder)).collect::<Vec<_>>(),
+        )?;
     }
     Ok(Report {
         tokenizer: tokenizer.name().into(),
         vocab: tokenizer.vocab(),
-        noted: !notes.is_empty(),
+        has_manifest: !manifests.is_empty(),
         tokens: shards.iter().map(|s| s.tokens).sum(),
         documents: shards.iter().map(|s| s.documents).sum(),
         shards,
@@ -134,69 +140,74 @@ fn shard(path: &Path, format: TokenFormat, tokenizer: &Tokenizer) -> Result<Shar
     Ok(ShardReport { path: path.to_owned(), tokens: source.len() as u64, documents, lowest, highest, first_text })
 }
 
-/// Holds the shards against what the note says of them.
-fn agree(note: &Note, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
-    let path = Note::path(folder);
-    for noted in &note.shards {
-        let there = shard_of(noted, shards);
+/// Compares the shards with the manifest of their folder.
+fn compare_with_manifest(manifest: &Manifest, folder: &Path, shards: &[&ShardReport]) -> Result<()> {
+    let path = Manifest::path(folder);
+    for recorded in &manifest.shards {
+        let there = shard_of(recorded, shards);
         if let Some(there) = there
-            && there.tokens != noted.tokens
+            && there.tokens != recorded.tokens
         {
             return Err(Error::data(
-                Fault::at(there.path.display(), format!("not the shard that {} tells of", path.display()))
-                    .expected(format!("{} tokens", noted.tokens))
-                    .found(there.tokens),
+                Fault::at(there.path.display(), format!("not the shard that {} records", path.display()))
+                    .expected(counted(recorded.tokens, "token"))
+                    .found(count(there.tokens)),
             ));
         }
     }
-    let hashes: Vec<Result<()>> = note.shards.par_iter().map(|noted| same_bytes(noted, &path, shards)).collect();
+    let hashes: Vec<Result<()>> =
+        manifest.shards.par_iter().map(|recorded| same_bytes(recorded, &path, shards)).collect();
     hashes.into_iter().collect::<Result<()>>()?;
-    let tokens: u64 = note.shards.iter().map(|s| s.tokens).sum();
-    if tokens != note.tokens || note.train_tokens.checked_add(note.val_tokens) != Some(tokens) {
+    let tokens: u64 = manifest.shards.iter().map(|s| s.tokens).sum();
+    if tokens != manifest.tokens || manifest.train_tokens.checked_add(manifest.val_tokens) != Some(tokens) {
         return Err(Error::data(
-            Fault::at(path.display(), "counts disagree").expected(format!("{tokens} tokens")).found(note.tokens),
+            Fault::at(path.display(), "counts disagree")
+                .expected(counted(tokens, "token"))
+                .found(count(manifest.tokens)),
         ));
     }
     let documents: u64 = shards.iter().map(|s| s.documents).sum();
-    if shards.len() == note.shards.len() && documents != note.counts.documents {
+    if shards.len() == manifest.shards.len() && documents != manifest.counts.documents {
         return Err(Error::data(
             Fault::at(path.display(), "counts disagree")
-                .expected(format!("{documents} documents"))
-                .found(note.counts.documents),
+                .expected(counted(documents, "document"))
+                .found(count(manifest.counts.documents)),
         ));
     }
     Ok(())
 }
 
-/// Fails for a shard that the note of its folder does not list: it is of another data set, of any tokenizer.
-fn is_listed(note: &Note, folder: &Path, path: &Path) -> Result<()> {
-    let is_it = |noted: &ShardNote| path.file_name().is_some_and(|name| name == noted.file.as_str());
-    if note.shards.iter().any(is_it) {
+/// Fails for a shard that the manifest of its folder does not list. Such a shard belongs to another data set, possibly
+/// with another tokenizer.
+fn require_listed(manifest: &Manifest, folder: &Path, path: &Path) -> Result<()> {
+    let is_it = |recorded: &ShardEntry| path.file_name().is_some_and(|name| name == recorded.file.as_str());
+    if manifest.shards.iter().any(is_it) {
         return Ok(());
     }
-    let names = note.shards.iter().take(NAMED_SHARDS).map(|noted| noted.file.as_str()).collect::<Vec<_>>().join(", ");
-    let more = if note.shards.len() > NAMED_SHARDS { ", ..." } else { "" };
+    let names =
+        manifest.shards.iter().take(NAMED_SHARDS).map(|recorded| recorded.file.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if manifest.shards.len() > NAMED_SHARDS { ", ..." } else { "" };
     Err(Error::data(
-        Fault::at(path.display(), format!("{} does not list it", Note::path(folder).display()))
+        Fault::at(path.display(), format!("{} does not list it", Manifest::path(folder).display()))
             .expected(format!("a shard of its data set: {names}{more}"))
-            .advice("each data set wants a folder of its own"),
+            .advice("try a separate folder for each data set"),
     ))
 }
 
-/// Returns the shard that a note is about, if it is among those that are looked at.
-fn shard_of<'a>(noted: &ShardNote, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
-    shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == noted.file.as_str()))
+/// Returns the shard that a manifest entry describes, if it is among `shards`.
+fn shard_of<'a>(recorded: &ShardEntry, shards: &[&'a ShardReport]) -> Option<&'a ShardReport> {
+    shards.iter().copied().find(|shard| shard.path.file_name().is_some_and(|name| name == recorded.file.as_str()))
 }
 
-/// Compares a shard with its BLAKE3 in the note `note`, if that has one.
-fn same_bytes(noted: &ShardNote, note: &Path, shards: &[&ShardReport]) -> Result<()> {
-    let (Some(there), Some(expected)) = (shard_of(noted, shards), &noted.blake3) else { return Ok(()) };
+/// Compares a shard with its BLAKE3 in the file `manifest`, if that records one.
+fn same_bytes(recorded: &ShardEntry, manifest: &Path, shards: &[&ShardReport]) -> Result<()> {
+    let (Some(there), Some(expected)) = (shard_of(recorded, shards), &recorded.blake3) else { return Ok(()) };
     let found = blake3_of(&there.path).map_err(|e| cannot_read(&there.path.display().to_string(), &e))?;
     if found == *expected {
         return Ok(());
     }
     Err(Error::data(
-        Fault::at(there.path.display(), format!("has changed since {} was written", note.display()))
+        Fault::at(there.path.display(), format!("has changed since {} was written", manifest.display()))
             .expected(format!("BLAKE3 {expected}"))
             .found(found)
             .advice("was it copied whole?"),

@@ -1,7 +1,7 @@
-//! The text of one line of JSON.
+//! Reads the text of one line of JSON.
 //!
-//! Half a surrogate pair and other invalid UTF-8 stay as they are: the tokenizer replaces and counts them. `NaN` and
-//! `Infinity`, which Python writes and JSON does not have, are read over where they are no text.
+//! Lone surrogates and other invalid UTF-8 are kept: the tokenizer replaces and counts them. `NaN` and `Infinity`,
+//! which Python writes although JSON does not have them, are accepted and ignored outside of strings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,16 +10,17 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// Keys that an error names.
+/// Most keys that an error names.
 const NAMED: usize = 12;
-/// Bytes of a line at most whose keys are named.
+/// Longest line, in bytes, whose keys an error names.
 const NAMED_BYTES: usize = 1 << 20;
 
-/// Returns the bytes of the field `field` of an object, none if it is null. Where no key is called so, `field` is a path
-/// through objects: `meta.text` is `{"meta":{"text":"a"}}`, and null if one of them is.
+/// Returns the bytes of the text in the field `field` of an object, `None` if it is null. If there is no key of this
+/// name, `field` is a path through nested objects: `meta.text` finds `a` in `{"meta":{"text":"a"}}`, and null if an
+/// object on the path is null.
 ///
 /// # Errors
-/// A sentence: the line is no object, or has no such text.
+/// A message if the line is not an object or has no such text.
 pub(crate) fn text_of(line: &[u8], field: &str) -> Result<Option<Vec<u8>>, String> {
     let read = |line: &[u8]| {
         let mut reader = serde_json::Deserializer::from_slice(line);
@@ -27,20 +28,20 @@ pub(crate) fn text_of(line: &[u8], field: &str) -> Result<Option<Vec<u8>>, Strin
     };
     let found = read(line).or_else(|error| match with_numbers(line) {
         Cow::Borrowed(_) => Err(error),
-        // a field whose text is NaN would be called 0
+        // an error of the second attempt would report a NaN in the field as 0
         Cow::Owned(line) => read(&line).map_err(|other| if other.is_data() { error } else { other }),
     });
     let found = found.map_err(|e| describe(&e))?;
     found.ok_or_else(|| {
         let keys = keys(line, field);
-        let keys = if keys.is_empty() { "in every line".to_owned() } else { format!("of {}", keys.join(", ")) };
-        format!("no field `{field}`, expected one {keys}; try --field NAME")
+        let keys = if keys.is_empty() { "it in every line".to_owned() } else { format!("one of {}", keys.join(", ")) };
+        format!("no field `{field}`, expected {keys}; try --field NAME")
     })
 }
 
-/// Returns the first keys of the object at which a path ends, as paths.
+/// Returns the first keys, as paths, of the innermost object that the path `field` reaches.
 fn keys(line: &[u8], field: &str) -> Vec<String> {
-    // parsed, JSON takes many times its length, and each thread may be here
+    // parsed JSON needs many times its length in memory, and every thread may be here at once
     if line.len() > NAMED_BYTES {
         return Vec::new();
     }
@@ -56,13 +57,13 @@ fn keys(line: &[u8], field: &str) -> Vec<String> {
     keys.take(NAMED).map(|key| format!("{before}{}", key.escape_debug())).collect()
 }
 
-/// Returns true if the line is an object.
+/// Returns whether the line is a JSON object.
 pub(crate) fn is_object(line: &[u8]) -> bool {
     let is_json = |line: &[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
     line.trim_ascii_start().starts_with(b"{") && (is_json(line) || is_json(&with_numbers(line)))
 }
 
-/// Replaces `NaN`, `Infinity` and `-Infinity` outside of texts by a number of the same length.
+/// Replaces `NaN`, `Infinity` and `-Infinity` outside of strings by `0` and spaces of the same length.
 pub(crate) fn with_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Cow::Borrowed(json);
     let (mut at, mut inside) = (0, false);
@@ -87,7 +88,7 @@ pub(crate) fn with_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     out
 }
 
-/// serde_json's words without its line number, which is always 1 here.
+/// Returns serde_json's message without its line number, which is always 1 here.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or(&text).replace('\n', " ");
@@ -97,10 +98,10 @@ fn describe(error: &serde_json::Error) -> String {
     )
 }
 
-/// A text that was looked for: `None` if it is not there, `Some(None)` if it is null.
+/// The result of a search for a text: `None` if the field is missing, `Some(None)` if it is null.
 type Found = Option<Option<Vec<u8>>>;
 
-/// Reads one object and keeps one field.
+/// Reads an object and keeps one field.
 struct Line<'a> {
     field: &'a str,
 }
@@ -127,7 +128,7 @@ impl<'de> Visitor<'de> for Line<'_> {
             if rest.is_some_and(<[u8]>::is_empty) {
                 found = Some(map.next_value::<Option<Bytes>>()?.map(|text| text.0));
             } else if rest.is_some_and(|rest| rest.starts_with(b".")) {
-                // a point begins a character: it is no part of another
+                // a dot is never part of a longer UTF-8 sequence, so this cuts at a character
                 let field = &self.field[key.len() + 1..];
                 inner = map.next_value_seed(Inner(Line { field }))?.or(inner);
             } else {
@@ -138,7 +139,7 @@ impl<'de> Visitor<'de> for Line<'_> {
     }
 }
 
-/// Reads the rest of a path in an object. In another value there is none of it.
+/// Reads the rest of a path in an object. Other values do not contain it.
 struct Inner<'a>(Line<'a>);
 
 impl<'de> DeserializeSeed<'de> for Inner<'_> {
@@ -190,7 +191,7 @@ impl<'de> Visitor<'de> for Inner<'_> {
     }
 }
 
-/// A JSON string as bytes.
+/// The bytes of a JSON string.
 struct Bytes(Vec<u8>);
 
 impl<'de> Deserialize<'de> for Bytes {
@@ -243,7 +244,7 @@ mod tests {
             (r#"{"id":1,"meta":"text"}"#, "no field `meta.text`, expected one of id, meta;"),
             (r#"{"meta":[{"text":"a"},2],"id":1.5}"#, "no field `meta.text`, expected one of id, meta;"),
             (r#"{"text":"a","n":NaN}"#, "expected one of n, text;"),
-            ("{}", "expected one in every line;"),
+            ("{}", "expected it in every line;"),
             (r#"{"meta":{"text":7}}"#, "invalid type: integer `7`, expected a string"),
         ] {
             let error = text_of(line.as_bytes(), "meta.text").unwrap_err();
@@ -253,11 +254,11 @@ mod tests {
         let error = text_of(format!("{{{}}}", many.join(",")).as_bytes(), "text").unwrap_err();
         assert!(error.contains("k10, k11") && error.contains("k21;"), "{error}");
         let long = format!("{{\"id\":[{}0]}}", "0,".repeat(NAMED_BYTES / 2));
-        assert!(text_of(long.as_bytes(), "text").unwrap_err().contains("expected one in every line;"));
+        assert!(text_of(long.as_bytes(), "text").unwrap_err().contains("expected it in every line;"));
     }
 
     #[test]
-    fn nan_and_infinity_beside_the_text_are_read_over() {
+    fn nan_and_infinity_outside_the_text_are_ignored() {
         for line in [
             r#"{"text":"a","score":NaN}"#,
             r#"{"score": -Infinity, "more": [1, Infinity,NaN, {"x":NaN }], "text":"a"}"#,

@@ -1,17 +1,18 @@
 //! Training batches in llm.c's exact order.
 //!
-//! A *sample* is P·B·T consecutive tokens (P ranks), of which rank r reads the r-th B·T; a shard of n tokens has
-//! floor((n−1) / (P·B·T)) of them, and its tail is not used. Shuffled, an epoch takes the shards in a random order
-//! and in each the samples in a random order. Source: llm.c's `dataloader.h`.
+//! A *sample* is P·B·T consecutive tokens (P ranks), of which rank r reads the r-th B·T. A shard of n tokens has
+//! floor((n−1) / (P·B·T)) samples, and the tokens after them are not used. With shuffling, an epoch visits the shards
+//! in a random order, and the samples of each shard in a random order. Source: llm.c's `dataloader.h`.
 
 use crate::data::batch::Batch;
 use crate::data::batches::BatchSource;
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Result};
 use crate::random::mt19937::{Mt19937, Mt19937State};
+use crate::units::count;
 use serde::{Deserialize, Serialize};
 
-/// What a [`Loader`] reads and how.
+/// Settings of a [`Loader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoaderConfig {
     /// Sequences in a batch, B.
@@ -20,25 +21,25 @@ pub struct LoaderConfig {
     pub context: usize,
     /// Vocabulary V: every id must be below it.
     pub vocab: usize,
-    /// Seed of the shuffle; none reads in file order.
+    /// Seed of the shuffle; `None` reads in file order.
     pub shuffle: Option<u32>,
-    /// Which of the `ranks` processes this is, from 0.
+    /// Index of this process among the `ranks` processes, from 0.
     pub rank: usize,
     /// Number of processes P.
     pub ranks: usize,
 }
 
 impl LoaderConfig {
-    /// One process, the only one.
+    /// Returns the settings of a single process.
     #[must_use]
     pub fn new(batch: usize, context: usize, vocab: usize, shuffle: Option<u32>) -> Self {
         Self { batch, context, vocab, shuffle, rank: 0, ranks: 1 }
     }
 
-    /// Tokens of a sample, P·B·T.
+    /// Returns the number of tokens of a sample, P·B·T.
     #[must_use]
     pub fn sample_tokens(&self) -> usize {
-        // absurd flags must end in the message about too few tokens, not in an overflow
+        // huge settings must lead to the error about too few tokens, not to an overflow
         self.ranks.saturating_mul(self.batch).saturating_mul(self.context)
     }
 
@@ -58,7 +59,8 @@ impl LoaderConfig {
     }
 }
 
-/// Where a [`Loader`] stands, for a checkpoint. Fits only the same shards, B, T, P and kind of order.
+/// The position of a [`Loader`] in a checkpoint. It fits only the same shards, B, T, P, and shuffling on or off as
+/// before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoaderState {
     /// Epochs completed.
@@ -67,7 +69,7 @@ pub struct LoaderState {
     pub shards: Vec<u32>,
     /// Order of the samples in the current shard; empty without shuffling.
     pub samples: Vec<u32>,
-    /// The shuffle's generator; none without shuffling.
+    /// State of the shuffle's random generator; `None` without shuffling.
     pub rng: Option<Mt19937State>,
     /// Position of the current shard in `shards`.
     pub shard: usize,
@@ -75,7 +77,7 @@ pub struct LoaderState {
     pub sample: usize,
 }
 
-/// Hands out training batches, epoch after epoch without end.
+/// An endless source of training batches, epoch after epoch.
 #[derive(Debug)]
 pub struct Loader {
     sources: Vec<TokenSource>,
@@ -86,18 +88,18 @@ pub struct Loader {
     samples: Vec<u32>,
     shard: usize,
     sample: usize,
-    /// The B·T+1 tokens of the batch at hand.
+    /// The B·T+1 tokens of the current batch.
     tokens: Vec<u16>,
-    /// The batch last lent, empty until the first.
+    /// The last batch lent; empty before the first.
     batch: Batch,
 }
 
 impl Loader {
-    /// A loader at the start of the first epoch.
+    /// Returns a loader at the start of the first epoch.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a size is 0 or the rank is not below the ranks. [`Error::Data`] if there is no source, or
-    /// one holds fewer than P·B·T+1 tokens.
+    /// [`Error::Usage`] if a size is 0 or `rank` is not below `ranks`. [`Error::Data`] if there is no source, or a
+    /// source has fewer than P·B·T+1 tokens.
     pub fn new(sources: Vec<TokenSource>, config: LoaderConfig) -> Result<Self> {
         config.check()?;
         check_sources(&sources, config.sample_tokens())?;
@@ -105,8 +107,8 @@ impl Loader {
             shards: (0..sources.len() as u32).collect(),
             sources,
             config,
-            // llm.c's ranks have different orders: as each reads only its own slice of a sample, every token is
-            // still seen once an epoch
+            // llm.c's ranks have different orders. Each reads only its own slice of a sample, so every token is still
+            // seen once per epoch.
             rng: config.shuffle.map(|seed| Mt19937::new(seed.wrapping_add(config.rank as u32))),
             epoch: 0,
             samples: Vec::new(),
@@ -119,7 +121,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Moves past the next batch without reading it.
+    /// Skips the next batch without reading it.
     pub(super) fn skip(&mut self) {
         self.advance_to_sample();
         self.sample += 1;
@@ -131,10 +133,10 @@ impl Loader {
         }
     }
 
-    /// Overwrites `batch` with the next batch. An error leaves the position where it was.
+    /// Overwrites `batch` with the next batch. An error does not change the position.
     ///
     /// # Errors
-    /// [`Error::Data`] if a file cannot be read any more, or an id is outside the vocabulary.
+    /// [`Error::Data`] if a file can no longer be read or a token id is outside the vocabulary.
     pub(super) fn fill(&mut self, batch: &mut Batch) -> Result<()> {
         self.advance_to_batch()?;
         batch.fill(&self.tokens);
@@ -142,12 +144,12 @@ impl Loader {
         Ok(())
     }
 
-    /// Epoch, shard and samples handed out of it, as in [`LoaderState`].
+    /// Returns epoch, shard, and samples of the shard handed out, as in [`LoaderState`].
     pub(super) fn place(&self) -> (u64, usize, usize) {
         (self.epoch, self.shard, self.sample)
     }
 
-    /// Reads the batch at hand.
+    /// Reads the tokens of the current batch.
     fn advance_to_batch(&mut self) -> Result<()> {
         let n = self.config.batch * self.config.context;
         self.advance_to_sample();
@@ -155,32 +157,32 @@ impl Loader {
         self.sources[self.source()].read_checked(at, &mut self.tokens, self.config.vocab)
     }
 
-    /// The settings it was made with.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &LoaderConfig {
         &self.config
     }
 
-    /// Tokens in all sources, the unused tails included: what llm.c divides by the step's tokens for the steps of
-    /// an epoch.
+    /// Returns the number of tokens in all sources, including the unused tails. llm.c divides it by the tokens per step
+    /// for the number of steps per epoch.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.sources.iter().map(TokenSource::len).sum()
     }
 
-    /// Batches that one rank hands out in an epoch.
+    /// Returns the number of batches per epoch of one rank.
     #[must_use]
     pub fn batches_per_epoch(&self) -> usize {
         (0..self.sources.len()).map(|source| self.samples_in(source)).sum()
     }
 
-    /// Tokens that all ranks together hand out in an epoch.
+    /// Returns the number of tokens per epoch of all ranks together.
     #[must_use]
     pub fn tokens_per_epoch(&self) -> usize {
         self.batches_per_epoch() * self.config.sample_tokens()
     }
 
-    /// Where the loader stands.
+    /// Returns the current position.
     #[must_use]
     pub fn state(&self) -> LoaderState {
         LoaderState {
@@ -193,10 +195,10 @@ impl Loader {
         }
     }
 
-    /// Goes on where `state` was taken, batch for batch.
+    /// Continues at the batch at which `state` was taken.
     ///
     /// # Errors
-    /// [`Error::Data`] if the state does not fit these sources and settings; the loader is then unchanged.
+    /// [`Error::Data`] if the state does not fit these sources and settings. The loader is then unchanged.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
         self.check_state(&state)?;
         let rng = state.rng.as_ref().map(Mt19937::from_state).transpose()?;
@@ -234,22 +236,22 @@ impl Loader {
         Ok(())
     }
 
-    /// The current shard's place in `sources`.
+    /// Returns the index of the current shard in `sources`.
     fn source(&self) -> usize {
         self.shards[self.shard] as usize
     }
 
-    /// Whole samples in a source. The last of them needs one token more for its last target.
+    /// Returns the number of whole samples in a source. The last one needs one more token for its last target.
     fn samples_in(&self, source: usize) -> usize {
         (self.sources[source].len() - 1) / self.config.sample_tokens()
     }
 
-    /// Which sample of the current shard comes next.
+    /// Returns the index of the next sample in the current shard's file order.
     fn sample_index(&self) -> usize {
         self.samples.get(self.sample).map_or(self.sample, |&index| index as usize)
     }
 
-    /// Goes to the next shard, or to a new epoch after the last.
+    /// Moves to the next shard, or to a new epoch after the last shard.
     fn advance(&mut self) {
         self.sources[self.source()].release();
         if self.shard + 1 == self.sources.len() {
@@ -261,7 +263,7 @@ impl Loader {
         }
     }
 
-    /// Shuffles the shards. The order of the last epoch is what gets shuffled, as in llm.c.
+    /// Shuffles the shards, starting from their order in the previous epoch, as llm.c does.
     fn start_epoch(&mut self) {
         self.shard = 0;
         if let Some(rng) = &mut self.rng {
@@ -270,7 +272,7 @@ impl Loader {
         self.start_shard();
     }
 
-    /// Shuffles the samples of the current shard, each time from their file order.
+    /// Shuffles the samples of the current shard, each time starting from file order.
     fn start_shard(&mut self) {
         self.sample = 0;
         let samples = self.samples_in(self.source()) as u32;
@@ -299,9 +301,10 @@ fn check_sources(sources: &[TokenSource], sample_tokens: usize) -> Result<()> {
     match sources.iter().find(|source| source.len() < needed) {
         None => Ok(()),
         Some(source) => Err(Error::data(format!(
-            "{}: too few tokens for a batch, expected at least {needed}, got {}; try a smaller --batch or --context",
+            "{}: too few tokens for a batch, expected at least {}, got {}; try a smaller --batch or --context",
             source.name(),
-            source.len()
+            count(needed as u64),
+            count(source.len() as u64)
         ))),
     }
 }
@@ -317,7 +320,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    /// Sources whose tokens count on from one to the next, so that a token tells where it stood.
+    /// Sources whose token ids count up across sources, so that an id identifies its position.
     fn counting(lens: &[usize]) -> Vec<TokenSource> {
         let mut next = 0;
         let source = |(i, &len): (usize, &usize)| {
@@ -399,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_loader_goes_on_identically_from_everywhere() {
+    fn a_restored_loader_continues_identically_from_everywhere() {
         for shuffle in [None, Some(42)] {
             let mut original = loader(&[140, 100, 70], config(2, 4, shuffle));
             for _ in 0..80 {
@@ -466,6 +469,6 @@ mod tests {
     fn loaders_can_move_between_threads() {
         fn send<T: Send>() {}
         send::<Loader>();
-        send::<crate::data::rows::Rows>();
+        send::<crate::data::Rows>();
     }
 }

@@ -1,18 +1,18 @@
-//! The order-2 Markov model over tokens: what counting alone can predict, and so what a trained network must beat.
+//! The order-2 Markov model over tokens. Its loss is what counting alone achieves, so a trained network must beat it.
 //!
-//! The next token given the two before it, interpolated with orders 1 and 0 and the uniform distribution by
-//! Witten and Bell's rule: `p_k(w|h) = (n(h,w) + t(h) p_{k−1}(w|h')) / (n(h) + t(h))`, where `n` counts, `t(h)` is
-//! the number of different tokens seen after `h`, and `h'` is `h` without its oldest token. Source: Witten and Bell,
+//! It predicts the next token from the two before it, interpolated with orders 1 and 0 and the uniform distribution by
+//! Witten and Bell's rule: `p_k(w|h) = (n(h,w) + t(h) p_{k−1}(w|h')) / (n(h) + t(h))`, where `n` are counts, `t(h)` is
+//! the number of distinct tokens seen after `h`, and `h'` is `h` without its oldest token. Source: Witten and Bell,
 //! "The zero-frequency problem", 1991.
 
 use std::collections::HashMap;
 
-/// What was seen after one history.
+/// Counts of the tokens seen after one history.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
-    /// Tokens seen after it, n(h).
+    /// Number of tokens seen after it, n(h).
     total: u32,
-    /// Different ones among them, t(h).
+    /// Number of distinct tokens among them, t(h).
     distinct: u32,
 }
 
@@ -24,7 +24,7 @@ struct Order {
 }
 
 impl Order {
-    /// Counts every token with the `order` tokens before it.
+    /// Counts every token together with the `order` tokens before it.
     fn count(tokens: &[u16], order: usize) -> Self {
         let mut counts = Self::default();
         for window in tokens.windows(order + 1) {
@@ -37,7 +37,8 @@ impl Order {
         counts
     }
 
-    /// The probability of a window's last token given those before it, over `lower`, that of the order below.
+    /// Returns the probability of a window's last token given those before it. `lower` is the probability of the next
+    /// lower order.
     fn probability(&self, window: &[u16], lower: f64) -> f64 {
         let Some(seen) = self.histories.get(&key(&window[..window.len() - 1])) else {
             return lower;
@@ -48,16 +49,16 @@ impl Order {
     }
 }
 
-/// Up to three tokens as one number. Windows of one order all have the same length, so keys never collide.
+/// Packs up to three tokens into one number. Windows of one order all have the same length, so keys never collide.
 fn key(tokens: &[u16]) -> u64 {
     tokens.iter().fold(0, |key, &token| key << 16 | u64::from(token))
 }
 
-/// Counts orders 0, 1 and 2 on `train` and scores `validation`: the mean of −ln p over its tokens but the first,
+/// Counts orders 0, 1 and 2 on `train` and returns the mean of −ln p over the tokens of `validation` except the first,
 /// each given the two before it (the second given one).
 ///
-/// Always finite: every id below `vocab` keeps a share of the uniform distribution. NaN if there is nothing to score,
-/// that is fewer than two validation tokens.
+/// The mean is finite, because every id below `vocab` keeps a share of the uniform distribution. It is NaN if there is
+/// nothing to score, that is, fewer than two validation tokens.
 #[must_use]
 pub fn nats_per_token(train: &[u16], validation: &[u16], vocab: usize) -> f64 {
     let orders = [Order::count(train, 0), Order::count(train, 1), Order::count(train, 2)];

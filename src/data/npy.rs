@@ -1,4 +1,4 @@
-//! The header of NumPy's `.npy`: magic, version, and a Python dictionary with the element type and the shape.
+//! Reads the header of NumPy's `.npy`: magic, version, and a Python dictionary with the element type and the shape.
 
 use std::io;
 
@@ -7,21 +7,21 @@ use crate::error::Fault;
 /// First bytes of every array.
 #[cfg(test)]
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Longest header that is read: one of tokens has some 118 bytes.
+/// Longest header that is read. The header of a token array has some 118 bytes.
 const MOST_HEADER_BYTES: usize = 1 << 20;
 
-/// One dimension of unsigned ids.
+/// Layout of a one-dimensional array of unsigned ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Array {
-    /// Byte of the first id.
+    /// Offset of the first id in bytes.
     pub start: u64,
-    /// Bytes of an id: 2 or 4.
+    /// Bytes per id: 2 or 4.
     pub width: u64,
     /// Number of ids.
     pub len: u64,
 }
 
-/// Reads the header of a file of `size` bytes, which begins with an array's first bytes; `read` fills bytes from a position.
+/// Reads the header of a file of `size` bytes that begins with NumPy's magic. `read` fills a buffer from an offset.
 pub(super) fn header(size: u64, read: &dyn Fn(&mut [u8], u64) -> io::Result<()>) -> Result<Array, Fault> {
     let cut = || Fault::from("header is cut short").found(format!("{size} bytes")).advice("was it copied whole?");
     let mut fixed = [0; 12];
@@ -50,16 +50,17 @@ pub(super) fn header(size: u64, read: &dyn Fn(&mut [u8], u64) -> io::Result<()>)
     let mut text = vec![0; length];
     read(&mut text, start).map_err(|e| Fault::from(format!("cannot be read: {e}")))?;
     let text = String::from_utf8_lossy(&text);
-    let value = parse(&text).ok_or_else(|| Fault::from("header is no dictionary of NumPy's").found(shown(&text)))?;
+    let value =
+        parse(&text).ok_or_else(|| Fault::from("header is not a dictionary as NumPy writes it").found(shown(&text)))?;
     array(&value, end)
 }
 
-/// Checks what an array holds.
+/// Checks element type and shape of an array.
 fn array(header: &Value, start: u64) -> Result<Array, Fault> {
     let missing = |key: &str| Fault::from(format!("header has no `{key}`"));
     let width = match header.get("descr").ok_or_else(|| missing("descr"))? {
         Value::Text(descr) => width(descr)?,
-        _ => return Err(Fault::from("holds records of several fields").expected(EXPECTED)),
+        _ => return Err(Fault::from("contains records of several fields").expected(EXPECTED)),
     };
     let Some(Value::List(shape)) = header.get("shape") else { return Err(missing("shape")) };
     let sizes: Option<Vec<u64>> =
@@ -77,14 +78,14 @@ fn array(header: &Value, start: u64) -> Result<Array, Fault> {
 
 const EXPECTED: &str = "16- or 32-bit unsigned ids (<u2 or <u4)";
 
-/// Returns the bytes of an id by NumPy's name of its type.
+/// Returns the bytes per id for NumPy's name of the type.
 fn width(descr: &str) -> Result<u64, Fault> {
     let what = match descr {
         "<u2" => return Ok(2),
         "<u4" => return Ok(4),
-        ">u2" | ">u4" => "holds big-endian ids".to_owned(),
-        _ if descr.contains('O') => "holds Python objects, which can run any program when they are read".to_owned(),
-        _ => "holds elements of another type".to_owned(),
+        ">u2" | ">u4" => "contains big-endian ids".to_owned(),
+        _ if descr.contains('O') => "contains Python objects, which can run any program when they are read".to_owned(),
+        _ => "contains elements of another type".to_owned(),
     };
     let fault = Fault::from(what).expected(EXPECTED).found(shown(descr));
     Err(fault.advice("try `numpy.save(FILE, array.astype('<u2'))`"))
@@ -112,16 +113,16 @@ impl Value {
     }
 }
 
-/// Most lists within lists.
+/// Deepest nesting of lists and dictionaries.
 const DEPTH: usize = 8;
 
-/// Reads the one dictionary that a header is, padded with spaces.
+/// Reads a header: a single dictionary, padded with spaces.
 fn parse(text: &str) -> Option<Value> {
     let (value, rest) = value(text, DEPTH)?;
     (rest.trim().is_empty() && matches!(value, Value::Table(_))).then_some(value)
 }
 
-/// Reads a Python literal of the few kinds that NumPy writes, and returns what follows it.
+/// Reads a Python literal of the kinds that NumPy writes. Returns it and the text after it.
 fn value(text: &str, depth: usize) -> Option<(Value, &str)> {
     let text = text.trim_start();
     let depth = depth.checked_sub(1)?;
@@ -135,7 +136,7 @@ fn value(text: &str, depth: usize) -> Option<(Value, &str)> {
         '0'..='9' => {
             let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
             let number = text[..end].parse().ok()?;
-            // Python 2 wrote long numbers so
+            // Python 2 wrote long integers with an L
             let rest = text[end..].strip_prefix('L').unwrap_or(&text[end..]);
             Some((Value::Number(number), rest))
         }
@@ -170,7 +171,7 @@ fn value(text: &str, depth: usize) -> Option<(Value, &str)> {
     }
 }
 
-/// Skips the comma between two entries; the last one need not have it.
+/// Skips the comma between two entries, which is optional after the last one.
 fn comma(text: &str, close: char) -> Option<&str> {
     let text = text.trim_start();
     text.strip_prefix(',').or_else(|| text.starts_with(close).then_some(text))
@@ -226,7 +227,7 @@ mod tests {
             ("'<u2'", "(2, 5)", "wrong shape, expected one dimension, got (2, 5)"),
             ("'<u2'", "()", "expected one dimension, got ()"),
             ("'<u2'", "5", "header has no `shape`"),
-            ("'<u2'", "(-5,)", "is no dictionary"),
+            ("'<u2'", "(-5,)", "is not a dictionary"),
         ] {
             let text = with(descr, shape);
             assert!(text.contains(what), "{text}");
@@ -237,7 +238,7 @@ mod tests {
             assert!(read(bytes).is_err());
         }
         let deep = "(".repeat(100_000);
-        assert!(read(&file([2, 0], &deep)).unwrap_err().what.contains("no dictionary"));
+        assert!(read(&file([2, 0], &deep)).unwrap_err().what.contains("not a dictionary"));
         assert!(read(&[MAGIC, &[2, 0, 255, 255, 255, 255]].concat()).unwrap_err().what.contains("too long"));
     }
 }

@@ -1,10 +1,10 @@
-//! The same few batches again and again: for overfitting them.
+//! The same few batches repeated, to overfit them.
 
 use super::batch::Batch;
 use super::batches::BatchSource;
 use crate::error::Result;
 
-/// Batches of one step, handed out in turn.
+/// A fixed list of batches, handed out in turn.
 #[derive(Debug, Clone)]
 pub struct Repeat {
     batches: Vec<Batch>,
@@ -15,14 +15,14 @@ impl Repeat {
     /// Keeps the next `count` batches of `source`, at least one.
     ///
     /// # Errors
-    /// As [`BatchSource::next_batch`].
+    /// Those of [`BatchSource::next_batch`].
     pub fn new(source: &mut dyn BatchSource, count: usize) -> Result<Self> {
         let batches = (0..count.max(1)).map(|_| source.next_batch().cloned()).collect::<Result<_>>()?;
         Ok(Self { batches, next: 0 })
     }
 
-    /// Returns the source of a step's batches: the kept ones from the first on, where there are some, else `source`.
-    pub fn or<'s>(repeat: &'s mut Option<Self>, source: &'s mut dyn BatchSource) -> &'s mut dyn BatchSource {
+    /// Returns the source of a step's batches: `repeat`, rewound to its first batch, if it is given, else `source`.
+    pub fn choose<'s>(repeat: &'s mut Option<Self>, source: &'s mut dyn BatchSource) -> &'s mut dyn BatchSource {
         match repeat {
             Some(repeat) => {
                 repeat.rewind();
@@ -32,7 +32,7 @@ impl Repeat {
         }
     }
 
-    /// Goes back to the first.
+    /// Returns to the first batch.
     pub fn rewind(&mut self) {
         self.next = 0;
     }
@@ -52,7 +52,7 @@ mod tests {
     use crate::data::{Loader, LoaderConfig, TokenSource};
 
     #[test]
-    fn the_first_batches_come_again() {
+    fn the_first_batches_are_repeated() {
         let source = || vec![TokenSource::from_tokens("memory", (0..100).collect())];
         let loader = || Loader::new(source(), LoaderConfig::new(2, 4, 100, None)).unwrap();
         let mut repeat = Repeat::new(&mut loader(), 3).unwrap();

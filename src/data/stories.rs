@@ -1,25 +1,25 @@
 //! Endless short stories for children from a seeded grammar, written for this project.
 //!
-//! Training needs text that is there without a download, is too large to memorise, and whose best possible loss is
-//! known. A story has a hero, an animal, a thing with a look, and a place, which stay the same through its 4 to 8
-//! sentences: a model that looks back over sentences can know them, one that sees two bytes cannot.
+//! They are training text that needs no download, is too large to memorise, and has a known best possible loss. A story
+//! has a hero, an animal, a thing with a look, and a place, which stay the same through its 4 to 8 sentences. A model
+//! that looks back over sentences can predict them; a model that sees two bytes cannot.
 //!
-//! So that a small model soon spells, no word has a double letter (it would have to count them), and the values that
-//! a story keeps begin with different letters.
+//! To help a small model learn spelling quickly, no word has a double letter (the model would have to count letters),
+//! and the values of each choice that a story keeps begin with different letters.
 //!
-//! Every choice is uniform and visible in the text, so the text's entropy is the sum of the choices' entropies and
+//! Every choice is uniform and visible in the text. So the text's entropy is the sum of the choices' entropies, and
 //! [`nats_per_byte`](Stories::nats_per_byte) is exact, not measured.
 
 use crate::random::mt19937::Mt19937;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// How long a slot's value lasts.
+/// Lifetime of a slot's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Span {
-    /// Drawn once a story, as the number of this entry in [`KEPT`].
+    /// Drawn once per story. The number is an index into [`KEPT`].
     Story(usize),
-    /// Drawn anew each time.
+    /// Drawn again at each use.
     Once,
 }
 
@@ -30,13 +30,12 @@ struct Slot {
     values: &'static [&'static str],
 }
 
-/// Number of values of each choice that a story keeps: hero, animal, look, thing, place.
+/// Number of values for each choice that a story keeps: hero, animal, look, thing, place.
 const KEPT: [usize; 5] = [8; 5];
 
 const HERO: Span = Span::Story(0);
 
-/// All slots. Heroes alternate between girls and boys, so a slot with two values is filled by the hero's number
-/// modulo 2.
+/// All slots. Heroes alternate between girls and boys, so a slot with two values uses the hero's number modulo 2.
 const SLOTS: [Slot; 16] = [
     slot("name", HERO, &["Lily", "Tom", "Kate", "Ben", "Nora", "Max", "Rose", "Sam"]),
     slot("kind", HERO, &["girl", "boy"]),
@@ -84,7 +83,7 @@ const FINDS: [&str; 4] = [
     "They {move} to the {place} to find a {look} {thing}.",
 ];
 
-/// Then none to [`MOST_EVENTS`] of these, all different.
+/// Then 0 to [`MOST_EVENTS`] of these, all different.
 const EVENTS: [&str; 14] = [
     "{He} showed the {thing} to the {animal}.",
     "The {animal} {move} to the {place} as fast as it could.",
@@ -102,7 +101,7 @@ const EVENTS: [&str; 14] = [
     "\"I want some {food},\" said the {animal}.",
 ];
 
-/// Most sentences from [`EVENTS`] in a story; any number from none on is as likely.
+/// Largest number of sentences from [`EVENTS`] in a story. All numbers from 0 on are equally likely.
 const MOST_EVENTS: usize = 4;
 
 /// The last sentence.
@@ -114,7 +113,7 @@ const ENDS: [&str; 5] = [
     "They were {feeling}, and they came back to the {place} every day.",
 ];
 
-/// What follows a sentence, and what follows a story instead.
+/// Text after a sentence, and text after the last sentence of a story.
 const SPACE: &str = " ";
 const STORY_END: &str = "\n\n";
 
@@ -132,7 +131,7 @@ impl Stories {
         Self { rng: Mt19937::new(seed), nats: 0.0 }
     }
 
-    /// Whole stories, each followed by a blank line, until there are at least `bytes` bytes of ASCII text.
+    /// Returns whole stories, each followed by a blank line, of at least `bytes` bytes of ASCII text in all.
     #[must_use]
     pub fn text(&mut self, bytes: usize) -> String {
         let mut out = String::with_capacity(bytes + 1024);
@@ -142,21 +141,21 @@ impl Stories {
         out
     }
 
-    /// The sum of −ln p over all choices made so far: what the texts made so far cost a reader who knows the grammar,
-    /// in nats.
+    /// Returns the sum of −ln p over all choices made so far, in nats: the cost of the texts made so far for a reader
+    /// who knows the grammar.
     #[must_use]
     pub fn choice_nats(&self) -> f64 {
         self.nats
     }
 
-    /// The exact entropy rate of the text in nats a byte: expected −ln p of a story's choices over its expected
-    /// length. No model can have a lower loss on average, as tokens of one byte.
+    /// Returns the exact entropy rate of the text in nats per byte: expected −ln p of a story's choices divided by its
+    /// expected length. With byte tokens no model can have a lower mean loss.
     #[must_use]
     pub fn nats_per_byte() -> f64 {
         expected_nats() / expected_bytes()
     }
 
-    /// Every word that can occur, in lower case. A word is a maximal run of ASCII letters and apostrophes.
+    /// Returns every word that can occur, in lower case. A word is a maximal run of ASCII letters and apostrophes.
     #[must_use]
     pub fn words() -> BTreeSet<&'static str> {
         static WORDS: LazyLock<BTreeSet<String>> = LazyLock::new(all_words);
@@ -172,7 +171,7 @@ impl Stories {
         }
         let mut events = EVENTS;
         for taken in 0..self.choose(MOST_EVENTS + 1) {
-            // the events already told lie at the front
+            // events already used are at the front
             let pick = taken + self.choose(EVENTS.len() - taken);
             events.swap(taken, pick);
             self.sentence(events[taken], &kept, out);
@@ -204,7 +203,7 @@ impl Stories {
         }
     }
 
-    /// A number below `n`, all as likely, and its cost.
+    /// Draws a number below `n` uniformly and adds its cost to `nats`.
     fn choose(&mut self, n: usize) -> usize {
         self.nats += (n as f64).ln();
         // n is small, so the remainder's bias is below one in 10⁸
@@ -231,12 +230,12 @@ fn parts(template: &'static str) -> impl Iterator<Item = Part> {
     })
 }
 
-/// All templates, with the probability that a story has them.
+/// Returns all templates with the probability that a story contains them.
 fn templates() -> impl Iterator<Item = (&'static str, f64)> {
     let one_of = |templates: &'static [&'static str], times: f64| {
         templates.iter().map(move |&template| (template, times / templates.len() as f64))
     };
-    // without repeats, every event is still in a story with the same probability
+    // events do not repeat within a story, but each is still equally likely to be in it
     one_of(&HEROES, 1.0)
         .chain(one_of(&FRIENDS, 1.0))
         .chain(one_of(&FINDS, 1.0))
@@ -248,7 +247,7 @@ fn expected_events() -> f64 {
     MOST_EVENTS as f64 / 2.0
 }
 
-/// Expected length of a story in bytes. Expectations add up whatever depends on what.
+/// Returns the expected length of a story in bytes. Expectations add up even for dependent choices.
 fn expected_bytes() -> f64 {
     let mean = |values: &[&str]| values.iter().map(|v| v.len()).sum::<usize>() as f64 / values.len() as f64;
     let bytes = |template| -> f64 {
@@ -263,13 +262,13 @@ fn expected_bytes() -> f64 {
     sentences + (3.0 + expected_events()) * SPACE.len() as f64 + STORY_END.len() as f64
 }
 
-/// Expected sum of −ln p over the choices of a story.
+/// Returns the expected sum of −ln p over the choices of a story.
 fn expected_nats() -> f64 {
     let ln = |n: usize| (n as f64).ln();
     let kept: f64 = KEPT.iter().map(|&n| ln(n)).sum();
     let fixed = ln(HEROES.len()) + ln(FRIENDS.len()) + ln(FINDS.len()) + ln(ENDS.len());
     let numbers = MOST_EVENTS + 1;
-    // event number i is drawn from those left, in the stories that have more than i events
+    // event number i is drawn from the events left, in stories that have more than i events
     let events: f64 = (0..MOST_EVENTS).map(|i| (MOST_EVENTS - i) as f64 / numbers as f64 * ln(EVENTS.len() - i)).sum();
     let once = |template| -> f64 {
         parts(template)
@@ -291,7 +290,7 @@ fn all_words() -> BTreeSet<String> {
     texts.flat_map(words_of).collect()
 }
 
-/// The words of a text in lower case.
+/// Returns the words of a text in lower case.
 fn words_of(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_ascii_alphabetic() && c != '\'').filter(|w| !w.is_empty()).map(str::to_ascii_lowercase)
 }
@@ -352,7 +351,7 @@ mod tests {
         }
         for slot in &SLOTS {
             if let Span::Story(choice) = slot.span {
-                // else the values would not be equally likely, as the exact entropy and length suppose
+                // else the values would not be equally likely, which the exact entropy and length assume
                 assert!(KEPT[choice].is_multiple_of(slot.values.len()), "{}", slot.name);
             }
         }
@@ -360,7 +359,7 @@ mod tests {
 
     #[test]
     fn every_kept_choice_shows_in_every_story() {
-        // a choice that left no trace would be counted as entropy that the text does not have
+        // a choice without a trace in the text would count as entropy that the text does not have
         for (choice, _) in KEPT.iter().enumerate() {
             let shows = |template: &&'static str| {
                 parts(template).any(|part| {

@@ -5,21 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::recognize::{Format, Input};
-use super::separators::{SPELLED_END, documents, spelled};
+use super::separators::{SPELLED_END, count_spelled_ends, documents};
 use super::tokenizer::Tokenizer;
 use super::tokens::cannot_read;
 use super::unpack::Packing;
 use crate::error::{Error, Fault, Result};
 use crate::files::shell;
+use crate::units::{counted, size};
 
-/// Bytes that a packed file may become: they are held in memory, and nothing tells how many there will be.
+/// Largest unpacked size of a packed file. The text is held in memory, and its size is not known beforehand.
 const UNPACKED_BYTES: u64 = 1 << 30;
 
-/// Returns the tokens of text files, end of text before each document. A file is one document; `split_on` cuts it into
-/// several wherever this text is, and belongs to none of them.
+/// Returns the tokens of text files, with end of text before each document. A file is one document, unless `split_on`
+/// is given: then the file is cut at each occurrence of this text, which is dropped.
 ///
 /// # Errors
-/// [`Error::Data`] if a file is missing, a folder, unreadable, empty or no text, or there is no file at all.
+/// [`Error::Data`] if no file is given, or a file is missing, a folder, unreadable, empty or not text.
 pub fn tokens_of_text_files(
     paths: &[impl AsRef<Path>],
     tokenizer: &Tokenizer,
@@ -36,7 +37,7 @@ pub fn tokens_of_text_files(
         for document in documents(&text, split_on.unwrap_or_default().as_bytes()) {
             let (ids, invalid) = tokenizer.encode_counted(document)?;
             replaced += invalid;
-            ends += spelled(document);
+            ends += count_spelled_ends(document);
             tokens.push(tokenizer.end_of_text());
             tokens.extend(ids);
         }
@@ -45,12 +46,13 @@ pub fn tokens_of_text_files(
             return Err(empty(path, split_on.map_or("text is empty", |_| "nothing but separators")));
         }
         if replaced > 0 {
-            log::warn!("{name}: {replaced} places are not valid UTF-8 and were replaced");
+            log::warn!("{name}: replaced {}", counted(replaced as u64, "invalid UTF-8 sequence"));
         }
         if ends > 0 {
             log::warn!(
-                "{name}: {SPELLED_END} is spelled {ends} times and read as text; --split-on '{SPELLED_END}' makes \
-                 documents of it"
+                "{name}: {SPELLED_END} is spelled {} and read as text; --split-on '{SPELLED_END}' cuts the file into \
+                 documents there",
+                counted(ends, "time")
             );
         }
     }
@@ -61,12 +63,12 @@ fn empty(path: &Path, what: &str) -> Error {
     Error::data(Fault::at(path.display(), what).expected("at least one byte").found("0"))
 }
 
-/// Returns the bytes of a text file that has some. A packed one may become `most` bytes long.
+/// Returns the bytes of a non-empty text file. A packed file may unpack to at most `most` bytes.
 fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
     let name = path.display().to_string();
     let is_pattern = path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte));
     if path.is_dir() || is_pattern && path.symlink_metadata().is_err() {
-        let what = if path.is_dir() { "is a folder" } else { "no such file: patterns are for the shell here" };
+        let what = if path.is_dir() { "is a folder" } else { "no such file: only the shell expands patterns here" };
         let call = format!("`wgpt data prepare {} --out OUT` and its shards as --data", shell::word(path));
         return Err(Error::data(Fault::at(name, what).expected("text files").advice(format!("try {call}"))));
     }
@@ -74,7 +76,7 @@ fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
     match content {
         Ok(Format::Text) => {}
         Ok(format) => {
-            let fault = Fault::at(&name, format!("holds {}", format.name())).expected("a text file");
+            let fault = Fault::at(&name, format!("contains {}", format.name())).expected("a text file");
             return Err(Error::data(fault.advice("try `wgpt data prepare FILE --out DIR` and its shards as --data")));
         }
         Err(foreign) => return Err(foreign.refused(&name)),
@@ -82,15 +84,15 @@ fn read_text(path: &Path, most: u64) -> Result<Vec<u8>> {
     if let Some(doubt) = doubt {
         log::warn!("{name}: {doubt}");
     }
-    // the size of a file that is not packed was for its owner to see
+    // the user can see the size of an unpacked file
     let limit = if packing == Packing::Plain { u64::MAX } else { most };
     let mut text = Vec::new();
     let broken = |e| if packing == Packing::Plain { cannot_read(&name, &e) } else { packing.error(&name, &e) };
     stream.take(limit.saturating_add(1)).read_to_end(&mut text).map_err(broken)?;
     if text.len() as u64 > limit {
         return Err(Error::data(
-            Fault::at(name, "becomes longer than a text that is held in memory may be")
-                .expected(format!("at most {limit} bytes"))
+            Fault::at(name, "the unpacked text is too long to be held in memory")
+                .expected(format!("at most {}", size(limit)))
                 .advice("try `wgpt data prepare FILE --out DIR` and its shards as --data"),
         ));
     }
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_text_stands_before_each_file() {
+    fn end_of_text_begins_each_file() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
         std::fs::write(&paths[0], "ab").unwrap();
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_none_are_refused() {
+    fn files_that_are_not_text_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| -> PathBuf {
             let path = dir.path().join(name);
@@ -168,13 +170,16 @@ mod tests {
             "{folder}"
         );
         let pattern = of(&dir.path().join("*.txt"));
-        assert!(pattern.contains("patterns are for the shell") && pattern.contains("*.txt' --out OUT`"), "{pattern}");
+        assert!(
+            pattern.contains("only the shell expands patterns") && pattern.contains("*.txt' --out OUT`"),
+            "{pattern}"
+        );
         assert!(of(&dir.path().join("none")).contains("no such file"));
         assert_eq!(fault(tokens_of_text_files(&[] as &[&str], &Tokenizer::Bytes, None)).what, "no file given");
         for (name, bytes, said) in [
-            ("a.jsonl", &b"{\"text\":\"a\"}\n"[..], "holds JSON Lines; try `wgpt data prepare"),
-            ("data", b"{\"text\":\"a\"}\n", "holds JSON Lines; try `wgpt data prepare"),
-            ("a.parquet", b"PAR1....PAR1", "holds Parquet; try `wgpt data prepare"),
+            ("a.jsonl", &b"{\"text\":\"a\"}\n"[..], "contains JSON Lines; try `wgpt data prepare"),
+            ("data", b"{\"text\":\"a\"}\n", "contains JSON Lines; try `wgpt data prepare"),
+            ("a.parquet", b"PAR1....PAR1", "contains Parquet; try `wgpt data prepare"),
             (
                 "shard.txt",
                 &crate::data::tokens::header(3),
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_text_that_never_ends_is_refused_before_memory_does() {
+    fn a_packed_text_that_never_ends_is_refused_before_memory_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let (packed, plain) = (dir.path().join("a.gz"), dir.path().join("a.txt"));
         gzip(&packed, &[b'a'; 100_001]);
@@ -196,6 +201,6 @@ mod tests {
         assert_eq!(read_text(&packed, 100_001).unwrap().len(), 100_001);
         assert_eq!(read_text(&plain, 100_000).unwrap().len(), 100_001);
         let fault = fault(read_text(&packed, 100_000));
-        assert!(fault.what.contains("longer") && fault.expected == "at most 100000 bytes", "{fault:?}");
+        assert!(fault.what.contains("too long") && fault.expected == "at most 97.7 KiB", "{fault:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Kinds of files given as tokens, told by their first bytes, with advice for each.
+//! Kinds of files that users give as token files, recognised by their first bytes, with advice for each.
 
 use std::path::Path;
 
@@ -8,14 +8,18 @@ use crate::error::Fault;
 use crate::files::kind::{self, LLMC_SHARD, LLMC_WEIGHTS};
 use crate::files::shell;
 
-/// Bytes that are looked at.
+/// Bytes at the start of a file that decide its kind.
 pub(super) const START_BYTES: usize = 4096;
 
-/// Text that is shorter may be ids by chance.
+/// End of the fault of a file that looks like text instead of tokens. Such a fault has no advice: each command has its
+/// own.
+pub const LOOKS_LIKE_TEXT: &str = "(it looks like text)";
+
+/// Least length of certain text in bytes: shorter text may be ids by chance.
 const SURE_TEXT_BYTES: usize = 64;
-/// Pairs of 16 bits of which the second is always zero: fewer may be so by chance.
+/// Least number of 16-bit pairs whose second half is zero in certain 32-bit ids: fewer may occur by chance.
 const SURE_PAIRS: usize = 32;
-/// GPT-2's ids are below this, the vocabulary that nanoGPT pads it to.
+/// Bound of GPT-2's ids: the vocabulary size that nanoGPT pads to.
 const USUAL_VOCAB: u16 = 50_304;
 
 /// Kind of a file.
@@ -27,27 +31,27 @@ pub(super) enum Kind {
     Llmc(i32),
     /// A NumPy array.
     Npy,
-    /// A pointer of Git LFS in the place of the file.
+    /// A pointer of Git LFS in place of the file.
     LfsPointer,
-    /// A packed file, with the program that unpacks it.
+    /// A packed file: its name and the program that unpacks it.
     Packed(&'static str, &'static str),
-    /// A table or text, which `wgpt data prepare` reads.
+    /// A table or JSON, which `wgpt data prepare` reads.
     Corpus(&'static str),
     /// Arrow, as Hugging Face's `datasets` stores it.
     Arrow,
-    /// Something else with a name.
+    /// Another known kind, with its name.
     Other(&'static str),
-    /// Text; certain if there is enough of it.
+    /// Text; true if it is long enough to be certain.
     Text(bool),
-    /// 32-bit numbers below 65,536, by all that is seen.
+    /// 32-bit numbers that are all below 65,536 at the start of the file.
     Wide,
-    /// 16-bit numbers that may be GPT-2's ids, up to this one.
+    /// 16-bit numbers that may be GPT-2's ids, with the highest at the start of the file.
     Ids(u16),
-    /// Anything.
+    /// No known kind.
     Unknown,
 }
 
-/// Programs that unpack.
+/// Programs that unpack files.
 const UNPACK: [(kind::Kind, &str); 8] = [
     (kind::Kind::Zip, "unzip"),
     (kind::Kind::Zstd, "zstd -d"),
@@ -95,23 +99,23 @@ impl Kind {
         }
     }
 
-    /// True if the file can hold no ids without a header.
+    /// Returns whether the file certainly does not contain ids without a header.
     pub(super) fn is_certain(self) -> bool {
         !matches!(self, Self::Wide | Self::Ids(_) | Self::Unknown | Self::Text(false))
     }
 
-    /// Returns the fault of a file of this kind, which begins with `start`, in the place of one of `format`.
+    /// Returns the fault of a file of this kind, which begins with `start`, where one of layout `format` is expected.
     pub(super) fn fault(self, path: &Path, start: &[u8], format: TokenFormat) -> Fault {
         let shard = format == TokenFormat::Shard;
         let magic = start.first_chunk().map(|word| i32::from_le_bytes(*word));
-        let expected = match format {
-            TokenFormat::Shard => "a token shard (magic 20240520)",
+        let name = match format {
+            TokenFormat::Shard => "a token shard",
             TokenFormat::U16 => "16-bit ids without a header",
             TokenFormat::U32 => "32-bit ids without a header",
             TokenFormat::Npy => "a NumPy array",
         };
-        let file = shell::quoted(path);
-        let prepare = format!("`wgpt data prepare {file} --out DIR`");
+        let expected = if shard { format!("{name} (magic {MAGIC})") } else { name.to_owned() };
+        let prepare = format!("`wgpt data prepare {} --out DIR`", shell::quoted(path));
         let (found, advice) = match self {
             Self::Llmc(magic) if shard => {
                 let fault = Fault::from("bad magic").expected(MAGIC).found(magic);
@@ -127,18 +131,19 @@ impl Kind {
             Self::Corpus(what) => (what.to_owned(), format!("try {prepare}")),
             Self::Arrow => ("an Arrow file of Hugging Face's datasets".to_owned(), ARROW_ADVICE.to_owned()),
             Self::Other(what) => (what.to_owned(), String::new()),
-            Self::Text(_) => ("text".to_owned(), format!("to train on text: `wgpt train --text {file}`, or {prepare}")),
-            Self::Wide => ("what looks like 32-bit ids".to_owned(), "try --data-format u32".to_owned()),
+            Self::Text(_) => return Fault::from(format!("not {name} {LOOKS_LIKE_TEXT}")),
+            Self::Wide => ("a file that looks like 32-bit ids".to_owned(), "try --data-format u32".to_owned()),
             Self::Ids(highest) => {
-                let advice = "if these are ids without a header, as nanoGPT's: --data-format u16";
+                let advice = "if these are ids without a header, as nanoGPT writes: --data-format u16";
                 (format!("no header, and 16-bit numbers up to {highest} at the start"), advice.to_owned())
             }
             Self::Unknown if shard => {
                 let fault = Fault::from("bad magic").expected(MAGIC);
-                let fault = if let Some(magic) = magic { fault.found(magic) } else { fault.found("less than a word") };
+                let fault =
+                    if let Some(magic) = magic { fault.found(magic) } else { fault.found("fewer than 4 bytes") };
                 return fault.advice("was it made by `wgpt data prepare`?");
             }
-            Self::Unknown => ("bytes of no known kind".to_owned(), String::new()),
+            Self::Unknown => ("an unknown kind of file".to_owned(), String::new()),
         };
         Fault::from("wrong kind of file").expected(expected).found(found).advice(advice)
     }
@@ -148,7 +153,7 @@ impl Kind {
 pub(super) const ARROW_ADVICE: &str =
     "try in Python `datasets.load_from_disk(DIR).to_parquet(FILE)`, then `wgpt data prepare FILE --out DIR`";
 
-/// True for bytes that somebody wrote to be read: no control characters, and UTF-8 or mostly ASCII.
+/// Returns whether bytes look like text: no control characters, and UTF-8 or mostly ASCII.
 fn is_text(start: &[u8]) -> bool {
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | 0x1b) || *byte == 0x7f;
     if start.is_empty() || start.iter().any(control) {
@@ -160,7 +165,7 @@ fn is_text(start: &[u8]) -> bool {
     utf8 || ascii * 10 >= start.len() * 7
 }
 
-/// Tells numbers of 16 bits from those of 32.
+/// Distinguishes 16-bit numbers from 32-bit numbers.
 fn numbers(start: &[u8], size: u64) -> Kind {
     if !size.is_multiple_of(2) {
         return Kind::Unknown;
@@ -175,7 +180,7 @@ fn numbers(start: &[u8], size: u64) -> Kind {
     if highest < USUAL_VOCAB { Kind::Ids(highest) } else { Kind::Unknown }
 }
 
-/// Says what a file of llm.c with another magic is, and what takes it.
+/// Returns a hint about a file of llm.c with another magic: what it is, and which command reads it.
 fn hint_of_magic(magic: i32) -> String {
     let name = kind::Kind::Llmc(magic).name();
     match magic {

@@ -1,37 +1,40 @@
-//! Token shards by the names of `wgpt data fetch`, found in Hugging Face's cache.
+//! Finds token shards in Hugging Face's cache by the names of `wgpt data fetch`.
 //!
-//! `fineweb10B` means all of its training shards, or the one for validation; `fineweb10B:8` its first eight.
+//! `fineweb10B` names all training shards of the set, or its validation shard; `fineweb10B:8` names the first eight
+//! training shards.
 
 use std::path::{Path, PathBuf};
 
-use super::fetch::names::{self, Entry, Files, Kind, Part};
+use super::fetch::catalog::{self, Entry, Files, Kind, Part};
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::{self, Repository};
 use crate::files::shell;
+use crate::units::counted;
 
-/// A name, with a number of training shards if it has one.
+/// A data set named by the user, with an optional number of training shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
+pub struct NamedSet<'a> {
     entry: &'static Entry,
     count: Option<&'a str>,
 }
 
-/// Returns the set that a path names. A file or folder of that name is not asked for here: it wins.
+/// Returns the data set that a path names. Callers check first for a file or folder of this name, which takes
+/// precedence.
 #[must_use]
-pub fn named(path: &Path) -> Option<Named<'_>> {
+pub fn named_set(path: &Path) -> Option<NamedSet<'_>> {
     let text = path.to_str()?;
     let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
-    names::find(name).map(|entry| Named { entry, count })
+    catalog::find(name).map(|entry| NamedSet { entry, count })
 }
 
-impl Named<'_> {
+impl NamedSet<'_> {
     /// Returns the set's token shards in the cache.
     ///
     /// # Errors
-    /// [`Error::Data`] if it is no set of token shards, or is not there as a whole, with the command that fetches it.
+    /// [`Error::Data`] if the set has no token shards, or is missing or incomplete, with the command that fetches it.
     pub fn files(&self, part: Part) -> Result<Vec<PathBuf>> {
         let cache = hub::cache().ok_or_else(|| {
-            let fault = Fault::at(self.entry.name, "no home folder in which a cache might be").expected("the set");
+            let fault = Fault::at(self.entry.name, "there is no home folder, so no cache");
             Error::data(fault.advice("try setting HF_HOME"))
         })?;
         self.files_in(&cache, part)
@@ -65,7 +68,7 @@ impl Named<'_> {
         }
     }
 
-    /// Returns the number of training shards that are meant.
+    /// Returns the number of training shards that the name asks for.
     fn most(&self) -> Result<usize> {
         let all = match self.entry.files {
             Files::Shards(_, most) => most,
@@ -79,27 +82,28 @@ impl Named<'_> {
         })
     }
 
-    /// Returns the command that fetches what is meant.
+    /// Returns advice with the command that fetches the named shards.
     fn fetch(&self) -> String {
         let shards = self.count.map_or_else(String::new, |count| format!(" --shards {count}"));
         format!("try `wgpt data fetch {}{shards}`", self.entry.name)
     }
 
-    /// The error of a set of which some shards are missing.
+    /// Returns the error of a set with missing shards.
     fn in_part(&self, wanted: &[String], there: &[String]) -> Error {
         let name = self.entry.name;
-        let fault = Fault::at(name, "is fetched in part").expected(format!("{} training shards", wanted.len()));
+        let fault = Fault::at(name, "is only partly fetched");
+        let fault = fault.expected(counted(wanted.len() as u64, "training shard"));
         let first = wanted.iter().zip(there).take_while(|(wanted, there)| wanted == there).count();
         let those = if first > 0 { format!(", or {name}:{first} for the first {first}") } else { String::new() };
         Error::data(fault.found(there.len()).advice(format!("{}{those}", self.fetch())))
     }
 
-    /// The error of a name that has no token shards.
+    /// Returns the error of a name without token shards.
     fn no_tokens(&self, repository: &Repository) -> Error {
         let name = self.entry.name;
-        let is = |what: &str| Fault::at(name, format!("is {what}")).expected("token shards");
+        let has = |what: &str| Fault::at(name, format!("contains {what}")).expected("token shards");
         Error::data(match (self.entry.kind, self.entry.files) {
-            (Kind::Model, _) => is("weights").advice(format!("try --init {name}, or --from {name}")),
+            (Kind::Model, _) => has("weights").advice(format!("try --init {name}, or --from {name}")),
             (_, Files::Folder(folder, ending)) => {
                 let fetched = repository.snapshot(|dir| {
                     let files = std::fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
@@ -108,35 +112,35 @@ impl Named<'_> {
                 let prepare = |from: PathBuf| {
                     format!("`wgpt data prepare {} --out data/{name}`, then --data data/{name}", shell::quoted(from))
                 };
-                is("text").advice(match fetched {
+                has("text").advice(match fetched {
                     Some(dir) => {
                         format!("try {}", prepare(dir.join(folder.trim_end_matches('/'))))
                     }
-                    None => format!("try `wgpt data fetch {name}`, which says how to prepare it"),
+                    None => format!("try `wgpt data fetch {name}`, which prints how to prepare it"),
                 })
             }
-            _ => is("questions").advice(format!("try --hellaswag {name}")),
+            _ => has("questions").advice(format!("try --hellaswag {name}")),
         })
     }
 }
 
-/// Returns the file of HellaSwag's questions that a path or a name means.
+/// Returns the file with HellaSwag's questions that a path or a name refers to.
 ///
 /// # Errors
-/// [`Error::Data`] if there is no such file, and it is no name or one that is not fetched.
+/// [`Error::Data`] if there is no such file, and the name is unknown or not fetched.
 pub fn questions(path: &Path) -> Result<PathBuf> {
     if path.symlink_metadata().is_ok() {
         return Ok(path.to_owned());
     }
     let missing = |what: &str| {
         let fault = Fault::at(path.display(), what).expected("questions of HellaSwag");
-        Error::data(fault.advice("try `wgpt data fetch hellaswag`; a recipe does without by `--set hellaswag=`"))
+        Error::data(fault.advice("try `wgpt data fetch hellaswag`, or do without: `--set hellaswag=`"))
     };
-    let Some(Named { entry, .. }) = named(path) else {
+    let Some(NamedSet { entry, .. }) = named_set(path) else {
         return Err(missing("no such file, and no name of `wgpt data fetch`"));
     };
     let file = entry.required(0).into_iter().find(|file| file.starts_with("hellaswag"));
-    let Some(file) = file else { return Err(missing("is something else")) };
+    let Some(file) = file else { return Err(missing("has no questions")) };
     let found = hub::cache().and_then(|cache| {
         let repository = Repository::new(&cache, entry.kind, entry.repo);
         repository.snapshot(|dir| dir.join(&file).is_file()).map(|dir| dir.join(&file))
@@ -148,9 +152,9 @@ pub fn questions(path: &Path) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    /// Puts files into a snapshot of a name's repository.
+    /// Creates files in a snapshot of a name's repository.
     fn put(cache: &Path, name: &str, commit: &str, files: &[&str]) -> Repository {
-        let entry = names::find(name).unwrap();
+        let entry = catalog::find(name).unwrap();
         let repository = Repository::new(cache, entry.kind, entry.repo);
         for file in files {
             let path = repository.pointer(commit, file);
@@ -161,12 +165,12 @@ mod tests {
     }
 
     fn find(cache: &Path, text: &str, part: Part) -> Result<Vec<String>> {
-        let files = named(text.as_ref()).unwrap().files_in(cache, part)?;
+        let files = named_set(text.as_ref()).unwrap().files_in(cache, part)?;
         Ok(files.iter().map(|file| file.strip_prefix(cache).unwrap().display().to_string()).collect())
     }
 
     #[test]
-    fn a_set_that_is_fetched_in_part_says_how_many_shards_are_there() {
+    fn a_partly_fetched_set_names_the_number_of_its_shards() {
         let cache = tempfile::tempdir().unwrap();
         let cache = cache.path();
         let error = |text: &str, part| find(cache, text, part).unwrap_err();
@@ -176,8 +180,8 @@ mod tests {
         let some = error("fineweb10B", Part::Train).to_string();
         assert_eq!(
             some,
-            "fineweb10B: is fetched in part, expected 103 training shards, got 2; try `wgpt data fetch fineweb10B`, or \
-             fineweb10B:2 for the first 2"
+            "fineweb10B: is only partly fetched, expected 103 training shards, got 2; try `wgpt data fetch fineweb10B`, \
+             or fineweb10B:2 for the first 2"
         );
         assert_eq!(error("fineweb10B", Part::Validation).fault().what, "its validation is not fetched");
         let snapshot = "datasets--kjj0--fineweb10B-gpt2/snapshots/aaa/fineweb_train_00000";
@@ -203,12 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn names_that_have_no_tokens_say_what_they_are_for() {
+    fn names_without_tokens_name_their_use() {
         let cache = tempfile::tempdir().unwrap();
         let error = |text: &str| find(cache.path(), text, Part::Train).unwrap_err().to_string();
-        assert_eq!(error("gpt2"), "gpt2: is weights, expected token shards; try --init gpt2, or --from gpt2");
-        assert_eq!(error("hellaswag"), "hellaswag: is questions, expected token shards; try --hellaswag hellaswag");
-        assert!(error("tinystories").ends_with("try `wgpt data fetch tinystories`, which says how to prepare it"));
+        assert_eq!(error("gpt2"), "gpt2: contains weights, expected token shards; try --init gpt2, or --from gpt2");
+        assert_eq!(
+            error("hellaswag"),
+            "hellaswag: contains questions, expected token shards; try --hellaswag hellaswag"
+        );
+        assert!(error("tinystories").ends_with("try `wgpt data fetch tinystories`, which prints how to prepare it"));
         let repository = put(cache.path(), "tinystories", "aaa", &["data/train-0.parquet"]);
         let folder = repository.pointer("aaa", "data").display().to_string();
         let text = error("tinystories");

@@ -1,4 +1,4 @@
-//! Files of tokens as people name them: files, patterns, folders, and names of `wgpt data fetch`.
+//! Finds the token files that the user names: files, patterns, folders, and names of `wgpt data fetch`.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -7,25 +7,26 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
 
-use super::fetch::names::{self, Part};
+use super::fetch::catalog::{self, Part};
 use super::token_format::TokenFormat;
 use super::token_kind::ARROW_ADVICE;
-use super::token_names::named;
+use super::token_names::named_set;
 use super::tokens::{TokenSource, cannot_read};
 use crate::error::{Error, Fault, Result};
 use crate::files::shell;
+use crate::units::counted;
 
-/// Folders in a pattern at most: each is looked into by a call within a call.
+/// Most components of a pattern: each is a level of recursion.
 const COMPONENTS: usize = 256;
 
 /// Finds the files of a part, sorted by name as llm.c does. Each of `given` is
-/// - a file or a folder, if there is one of exactly this name. Of a folder those files are taken that have the part in
-///   their names, as `NAME_train_000001.bin`;
-/// - a name of `wgpt data fetch`;
-/// - a pattern.
+/// - a file or a folder, if there is one of exactly this name. In a folder, the files of a part have it in their names,
+///   as `NAME_train_000001.bin`;
+/// - else a name of `wgpt data fetch`;
+/// - else a pattern.
 ///
 /// # Errors
-/// [`Error::Data`] if one of `given` means no file, a file is there twice, or a link leads nowhere.
+/// [`Error::Data`] if one of `given` matches no file, a file occurs twice, or a link is dangling.
 pub fn find(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in given {
@@ -36,8 +37,8 @@ pub fn find(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<Pa
     for path in &found {
         let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         if !seen.insert(real) {
-            let fault = Fault::at(path.display(), "is there twice").expected("each file of tokens once");
-            return Err(Error::data(fault.advice("leave out a pattern, a path or a link")));
+            let fault = Fault::at(path.display(), "is given twice").expected("each token file once");
+            return Err(Error::data(fault.advice("try leaving out a pattern, a path or a link")));
         }
     }
     Ok(found)
@@ -51,27 +52,28 @@ pub fn open(given: &[PathBuf], part: Part, format: TokenFormat) -> Result<Vec<To
     find(given, part, format)?.iter().map(|path| TokenSource::open_as(path, format)).collect()
 }
 
-/// Returns a path of tokens that holds in every folder; a name of `wgpt data fetch` holds everywhere as it is.
+/// Returns the absolute form of a path of tokens. A name of `wgpt data fetch` stays as it is: it is valid in any
+/// folder.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
-    if named(path).is_some() && !is_there(path) {
+    if named_set(path).is_some() && !is_there(path) {
         return path.to_owned();
     }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Returns the folders that files of tokens lie in, whether there are any or not.
+/// Returns the folders of the token files. If the files cannot be found, returns the parents of the given paths.
 #[must_use]
 pub fn folders(given: &[PathBuf], part: Part, format: TokenFormat) -> Vec<PathBuf> {
     let parent = |path: &Path| path.parent().map(Path::to_owned);
     let folders: BTreeSet<PathBuf> = match find(given, part, format) {
         Ok(files) => files.iter().filter_map(|file| parent(file)).collect(),
-        Err(_) => given.iter().filter(|path| named(path).is_none()).filter_map(|path| parent(path)).collect(),
+        Err(_) => given.iter().filter(|path| named_set(path).is_none()).filter_map(|path| parent(path)).collect(),
     };
     folders.into_iter().collect()
 }
 
-/// True if there is something of exactly this name, be it a link that leads nowhere.
+/// Returns whether there is a file, folder or link of exactly this name, a dangling link included.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -84,7 +86,7 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
         check_link(path)?;
         return Ok(vec![path.to_owned()]);
     }
-    if let Some(named) = named(path) {
+    if let Some(named) = named_set(path) {
         return named.files(part);
     }
     let mut found = Vec::new();
@@ -92,7 +94,7 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
         let components: Vec<Component> = path.components().collect();
         if components.len() > COMPONENTS {
             let fault =
-                Fault::at(shown(path), "a pattern of too many folders").expected(format!("at most {COMPONENTS}"));
+                Fault::at(shown(path), "the pattern has too many folders").expected(format!("at most {COMPONENTS}"));
             return Err(Error::data(fault.found(components.len())));
         }
         expand(path, PathBuf::new(), &components, &mut found)?;
@@ -104,18 +106,18 @@ fn find_one(path: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathBuf>
     Ok(found)
 }
 
-/// Returns the beginning of a path, for messages.
+/// Returns the first 80 characters of a path, for messages.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let start: String = text.chars().take(80).collect();
     if start.len() < text.len() { format!("{start}...") } else { start }
 }
 
-/// Fails for a link to nothing.
+/// Fails for a dangling link.
 fn check_link(path: &Path) -> Result<()> {
     match fs::read_link(path) {
         Ok(to) if !path.exists() => {
-            let fault = Fault::at(path.display(), "is a broken link").expected("a file of tokens");
+            let fault = Fault::at(path.display(), "is a dangling link").expected("a token file");
             Err(Error::data(fault.found(format!("a link to {}", to.display()))))
         }
         _ => Ok(()),
@@ -126,7 +128,8 @@ fn is_pattern(text: &OsStr) -> bool {
     text.as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte))
 }
 
-/// Adds what a pattern's components match below `base`. One that is there literally is no pattern: `My Data [v2]`.
+/// Adds the paths below `base` that match a pattern's components. A component that exists literally, such as
+/// `My Data [v2]`, is not a pattern.
 fn expand(whole: &Path, base: PathBuf, components: &[Component], found: &mut Vec<PathBuf>) -> Result<()> {
     let Some((first, rest)) = components.split_first() else {
         found.push(base);
@@ -148,9 +151,9 @@ fn expand(whole: &Path, base: PathBuf, components: &[Component], found: &mut Vec
         return Ok(());
     }
     let broken = |why: &str| Error::data(Fault::at(whole.display(), format!("not a file pattern: {why}")));
-    let text = text.to_str().ok_or_else(|| broken("it is no valid text"))?;
+    let text = text.to_str().ok_or_else(|| broken("it is not valid UTF-8"))?;
     let names = entries(&base)?;
-    // brackets that match nothing may be part of a name: `book [2]_*.bin`
+    // brackets that match nothing may be literal: `book [2]_*.bin`
     for text in [text.to_owned(), text.replace('[', "[[]")] {
         let pattern = Pattern::new(&text).map_err(|e| broken(e.msg))?;
         let matching: Vec<&OsString> = names.iter().filter(|name| pattern.matches(&name.to_string_lossy())).collect();
@@ -161,7 +164,7 @@ fn expand(whole: &Path, base: PathBuf, components: &[Component], found: &mut Vec
     Ok(())
 }
 
-/// Returns the names in a folder, sorted; none if it is no folder.
+/// Returns the sorted names in a folder; none if `folder` is not a folder.
 fn entries(folder: &Path) -> Result<Vec<OsString>> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     if !folder.is_dir() {
@@ -187,7 +190,7 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
     };
     // as `datasets` saves it, not as the hub stores it
     if ["state.json", "dataset_dict.json"].into_iter().any(has) || names.iter().any(ends("arrow")) {
-        let fault = Fault::from("is a folder of Hugging Face's datasets").expected("files of tokens");
+        let fault = Fault::from("is a folder of Hugging Face's datasets").expected("token files");
         return refused(fault.advice(ARROW_ADVICE));
     }
     let ending = format.ending();
@@ -208,10 +211,11 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
     };
     if found.is_empty() {
         let others = names.iter().filter(of_ending).count();
-        let fault = Fault::from("is a folder without such files").expected(format!("NAME{word}*.{ending}"));
+        let fault = Fault::from("the folder has no matching files").expected(format!("NAME{word}*.{ending}"));
         let pattern = folder.join(format!("*.{ending}"));
         return refused(if others > 0 {
-            fault.found(format!("{others} other .{ending} files")).advice(format!("try {}", shell::quoted(&pattern)))
+            let found = counted(others as u64, &format!("other .{ending} file"));
+            fault.found(found).advice(format!("try {}", shell::quoted(&pattern)))
         } else {
             fault.advice(format!(
                 "try a pattern; if it holds texts: `wgpt data prepare {} --out DIR`",
@@ -221,7 +225,7 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
     }
     if prefixes.len() > 1 {
         let list: Vec<String> = prefixes.iter().map(|prefix| format!("`{prefix}`")).collect();
-        let fault = Fault::from("is a folder of several sets").expected("files of one set").found(list.join(", "));
+        let fault = Fault::from("the folder has several data sets").expected("one").found(list.join(", "));
         let first = prefixes.first().map_or("", String::as_str);
         let named = |name: &&OsString| name.to_string_lossy().starts_with(first);
         let whole = names.iter().filter(of_ending).find(named).filter(|_| found.len() == prefixes.len());
@@ -235,34 +239,36 @@ fn of_folder(folder: &Path, part: Part, format: TokenFormat) -> Result<Vec<PathB
     Ok(found)
 }
 
-/// The error of a path that means no file.
+/// Returns the error of a path that matches no file.
 fn missing(path: &Path) -> Error {
     let text = path.to_string_lossy();
     let no = |what: &str| Fault::at(path.display(), what);
-    let tokens = "a file of tokens, a pattern, or a name of `wgpt data fetch`";
+    let tokens = "a token file, a pattern, or a name of `wgpt data fetch`";
     let quoted = text.contains('{') && text.contains('}');
     Error::data(if text.starts_with('~') {
-        no("no such file: nothing replaces the `~`").expected(tokens).advice("try it without quotes, or the whole path")
+        no("no such file: `~` is not expanded here").expected(tokens).advice("try it without quotes, or the whole path")
     } else if quoted {
-        no("no such file: braces are for the shell").expected(tokens).advice("try it without quotes, or * ? [ ]")
+        no("no such file: braces are not expanded here").expected(tokens).advice("try it without quotes, or * ? [ ]")
     } else if text.contains(',') {
-        no("no such file: commas do not part files").expected(tokens).advice("try spaces between files, or a pattern")
+        no("no such file: commas do not separate files")
+            .expected(tokens)
+            .advice("try spaces between files, or a pattern")
     } else if is_pattern(path.as_os_str()) {
-        no("no file matches").expected("at least one file of tokens").advice("try `wgpt data prepare`")
+        no("no file matches").expected("at least one token file").advice("try `wgpt data prepare`")
     } else if is_name(&text) {
-        let near = names::near(&text);
-        let fault = no("no such file, folder or name of `wgpt data fetch`").expected("files of tokens");
+        let near = catalog::nearest_names(&text);
+        let fault = no("no such file, folder or name of `wgpt data fetch`").expected("token files");
         if near.is_empty() {
             fault.advice("`wgpt data fetch --help` lists the names")
         } else {
             fault.advice(format!("the nearest names are {}", near.join(", ")))
         }
     } else {
-        no("no such file").expected("at least one file of tokens").advice("try `wgpt data prepare`")
+        no("no such file").expected("at least one token file").advice("try `wgpt data prepare`")
     })
 }
 
-/// True for text that may be meant as a name: a file of tokens has an ending.
+/// Returns whether a text may be meant as a name of `wgpt data fetch`: token files have an extension.
 fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':');
     !text.is_empty() && text.chars().all(plain)

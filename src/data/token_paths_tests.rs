@@ -1,9 +1,10 @@
-//! Paths, patterns, folders and names of token files: which files they find, and the error where they find none.
+//! Tests of paths, patterns, folders and names of token files: the files that they find, and the errors if they find
+//! none.
 
 use super::*;
 use crate::data::tokens::write_shard;
 
-/// A folder with shards of these names, the length of each its place in the list.
+/// Returns a folder with shards of these names. The length of each shard is its position in the list, from 1.
 fn shards(names: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (i, name) in names.iter().enumerate() {
@@ -21,7 +22,7 @@ fn fault(result: Result<Vec<PathBuf>>) -> Fault {
     }
 }
 
-/// The files of a part under `dir`, without it.
+/// Returns the files of a part, relative to `dir`.
 fn found(dir: &Path, given: &[&str], part: Part) -> Result<Vec<String>> {
     let given: Vec<PathBuf> = given.iter().map(|path| dir.join(path)).collect();
     let files = find(&given, part, TokenFormat::Shard)?;
@@ -72,7 +73,7 @@ fn of_a_folder_come_the_files_of_the_part() {
         fault(find(&[dir.path().to_owned()], part, TokenFormat::Shard)).to_string()
     };
     let two = of(&["a_train_1.bin", "b_train_1.bin"], Part::Train);
-    assert!(two.contains("a folder of several sets, expected files of one set, got `a_`, `b_`; try"), "{two}");
+    assert!(two.contains("the folder has several data sets, expected one, got `a_`, `b_`; try"), "{two}");
     let none = of(&["a.bin", "b.bin"], Part::Validation);
     assert!(none.contains("expected NAME_val_*.bin, got 2 other .bin files; try '"), "{none}");
     let datasets = of(&["data-00000-of-00001.arrow"], Part::Train);
@@ -81,28 +82,28 @@ fn of_a_folder_come_the_files_of_the_part() {
 }
 
 #[test]
-fn a_file_twice_or_a_broken_link_is_named() {
+fn a_file_given_twice_or_a_dangling_link_is_named() {
     let dir = shards(&["a.bin", "b.bin"]);
     let dir = dir.path();
     for given in [&["*.bin", "b.bin"][..], &["a.bin", "a.bin"], &["a.bin", "./a.bin"]] {
         let error = found(dir, given, Part::Train).unwrap_err().to_string();
-        assert!(error.contains("is there twice"), "{given:?}: {error}");
+        assert!(error.contains("is given twice"), "{given:?}: {error}");
     }
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("gone.bin", dir.join("c.bin")).unwrap();
         for given in ["*.bin", "c.bin"] {
             let error = found(dir, &[given], Part::Train).unwrap_err().to_string();
-            assert!(error.contains("c.bin: is a broken link") && error.ends_with("a link to gone.bin"), "{error}");
+            assert!(error.contains("c.bin: is a dangling link") && error.ends_with("a link to gone.bin"), "{error}");
         }
         fs::remove_file(dir.join("c.bin")).unwrap();
         std::os::unix::fs::symlink("a.bin", dir.join("c.bin")).unwrap();
-        assert!(found(dir, &["*.bin"], Part::Train).unwrap_err().to_string().contains("c.bin: is there twice"));
+        assert!(found(dir, &["*.bin"], Part::Train).unwrap_err().to_string().contains("c.bin: is given twice"));
     }
 }
 
 #[test]
-fn what_a_shell_would_have_replaced_is_said() {
+fn patterns_that_a_shell_expands_are_named() {
     for (path, advice) in [
         ("~/nothing/*.bin", "try it without quotes, or the whole path"),
         ("/nowhere/train_{0,1}.bin", "try it without quotes, or * ? [ ]"),
@@ -150,7 +151,7 @@ fn a_pattern_of_any_depth_ends_in_an_error() {
     for folder in ["../", "**/", "*/", "./a/"] {
         let pattern = PathBuf::from(folder.repeat(100_000) + "*");
         let fault = fault(find(&[dir.path().join(pattern)], Part::Train, TokenFormat::Shard));
-        assert_eq!(fault.what, "a pattern of too many folders", "{folder}");
+        assert_eq!(fault.what, "the pattern has too many folders", "{folder}");
         assert!(fault.place.len() < 100 && fault.expected == "at most 256", "{fault:?}");
     }
 }

@@ -1,14 +1,15 @@
 //! Token ids in memory or in files.
 //!
 //! A shard is 256 little-endian i32 (magic 20240520, version 1, number of tokens, zeros) and then that many
-//! little-endian u16 ids, and not a byte more. Files are read at positions, never mapped: a mapped file that
-//! another process cuts short would kill this one.
+//! little-endian u16 ids, without further bytes. Files are read at offsets and never mapped: if another process
+//! truncated a mapped file, this process would be killed.
 
 use crate::data::contents::FileContents;
 use crate::data::token_format::{Layout, TokenFormat};
 use crate::error::{Error, Fault, Result};
 use crate::files::kind::LLMC_SHARD;
 use crate::files::open;
+use crate::units::{count, counted};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,12 +23,12 @@ pub(crate) const VERSION: i32 = 1;
 pub(crate) const HEADER_WORDS: usize = 256;
 /// Size of a shard's header.
 pub(crate) const HEADER_BYTES: u64 = 1024;
-/// 32-bit ids that are read together.
+/// Number of 32-bit ids that are read at once.
 const WIDE_TOKENS: usize = 1 << 16;
 
-/// A sequence of token ids with a name, held in memory or read from a file as needed.
+/// A named sequence of token ids, held in memory or read from a file as needed.
 ///
-/// A clone shares tokens in memory, and opens a file of its own.
+/// A clone shares tokens in memory, but opens the file again.
 #[derive(Debug, Clone)]
 pub struct TokenSource {
     name: String,
@@ -42,8 +43,8 @@ enum Kind {
     Stored(Stored),
 }
 
-/// A file of ids whose layout was checked. It is open only while it is in use: a data set may have more files than a
-/// process may have open.
+/// A file of ids whose layout has been checked. It is open only while it is in use, because a data set may have more
+/// files than a process may open.
 #[derive(Debug)]
 struct Stored {
     path: PathBuf,
@@ -52,7 +53,7 @@ struct Stored {
 }
 
 impl TokenSource {
-    /// Tokens held in memory; `name` is what errors call them.
+    /// Returns a source of tokens held in memory. Errors call it `name`.
     #[must_use]
     pub fn from_tokens(name: impl Into<String>, tokens: Vec<u16>) -> Self {
         Self { name: name.into(), len: tokens.len(), kind: Kind::Memory(tokens.into()), files: Arc::default() }
@@ -61,51 +62,51 @@ impl TokenSource {
     /// Opens a shard file and checks its header and its size.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file, the field, what was expected and what was found.
+    /// [`Error::Data`] naming the file, the field, and its expected and actual value.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(path, TokenFormat::Shard)
     }
 
-    /// Opens a file of ids in a layout, and checks that it has this layout and its whole size.
+    /// Opens a file of ids and checks that it has the layout `format` and its full size.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file, what was expected and what was found.
+    /// [`Error::Data`] naming the file, and the expected and actual layout or size.
     pub fn open_as(path: impl AsRef<Path>, format: TokenFormat) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let file = open_file(path)?;
-        let told = file.metadata().map_err(|e| cannot_read(&name, &e))?;
-        let layout = Layout::of(path, &file, told.len(), format)?;
+        let metadata = file.metadata().map_err(|e| cannot_read(&name, &e))?;
+        let layout = Layout::of(path, &file, metadata.len(), format)?;
         let stored = Stored { path: path.to_owned(), layout, file: Mutex::new(None) };
-        let files = [FileContents::new(path, &told)].into();
+        let files = [FileContents::new(path, &metadata)].into();
         Ok(Self { name, len: layout.len, kind: Kind::Stored(stored), files })
     }
 
-    /// Returns the name in errors: the path of a file.
+    /// Returns the name that errors use: for a file, its path.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Says which files tokens in memory were read from, as they were before that.
+    /// Sets the files that tokens in memory were read from, as they were before they were read.
     #[must_use]
-    pub fn read_from(self, files: Vec<FileContents>) -> Self {
+    pub fn with_files(self, files: Vec<FileContents>) -> Self {
         Self { files: files.into(), ..self }
     }
 
-    /// Returns the files that the tokens come from, none for tokens that were made up.
+    /// Returns the files that the tokens come from; none for generated tokens.
     #[must_use]
     pub fn files(&self) -> &[FileContents] {
         &self.files
     }
 
-    /// Number of tokens.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// True if it holds no token.
+    /// Returns whether the source has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -114,14 +115,14 @@ impl TokenSource {
     /// Overwrites `out` with the tokens from position `offset` on.
     ///
     /// # Errors
-    /// [`Error::Data`] if the source ends before, or the file cannot be read any more.
+    /// [`Error::Data`] if the source ends before `out` is full, or the file can no longer be read.
     pub fn read(&self, offset: usize, out: &mut [u16]) -> Result<()> {
         let end = offset.saturating_add(out.len());
         if end > self.len {
             return Err(Error::data(
                 Fault::at(&self.name, "read past the end")
-                    .expected(format!("at most {} tokens", self.len))
-                    .found(format!("a request for {end}")),
+                    .expected(format!("at most {}", counted(self.len as u64, "token")))
+                    .found(format!("a request for {}", count(end as u64))),
             ));
         }
         match &self.kind {
@@ -136,7 +137,7 @@ impl TokenSource {
         Ok(())
     }
 
-    /// Reads ids of 32 bits, each of which must fit into 16.
+    /// Reads 32-bit ids, each of which must fit in 16 bits.
     fn read_wide(&self, stored: &Stored, offset: usize, out: &mut [u16]) -> Result<()> {
         let mut wide = vec![0_u32; out.len().min(WIDE_TOKENS)];
         let mut at = offset;
@@ -156,11 +157,11 @@ impl TokenSource {
         Ok(())
     }
 
-    /// As [`read`](Self::read), and checks that every id is below `vocab`: an id outside would read beside the
+    /// Reads as [`read`](Self::read) does and checks that every id is below `vocab`: a larger id would read outside the
     /// embedding table.
     ///
     /// # Errors
-    /// [`Error::Data`] as for `read`, or naming source, position, id and vocabulary.
+    /// Those of `read`; [`Error::Data`] naming source, position, id and vocabulary.
     pub fn read_checked(&self, offset: usize, out: &mut [u16], vocab: usize) -> Result<()> {
         self.read(offset, out)?;
         match out.iter().position(|&id| usize::from(id) >= vocab) {
@@ -174,7 +175,7 @@ impl TokenSource {
         }
     }
 
-    /// Closes the file until the next read. Nothing happens for tokens in memory.
+    /// Closes the file until the next read. Does nothing for tokens in memory.
     pub fn release(&self) {
         if let Kind::Stored(stored) = &self.kind {
             *stored.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -189,9 +190,9 @@ impl Clone for Stored {
 }
 
 impl Stored {
-    /// Fills `bytes` from byte `at` of the file, opening it first where it is not open.
+    /// Fills `bytes` from offset `at` of the file, which is opened if it is closed.
     fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-        // a reader that panicked leaves nothing half done behind, so a poisoned lock is as good as any
+        // a panic cannot leave the file half updated, so a poisoned lock is usable
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
             *file = Some(open::input(&self.path)?);
@@ -200,21 +201,21 @@ impl Stored {
     }
 }
 
-/// Writes a shard file, overwriting what is there.
+/// Writes a shard file, overwriting an existing file.
 ///
 /// # Errors
-/// [`Error::Output`] if the file cannot be written, or the tokens are more than a header can count (2³¹−1).
+/// [`Error::Output`] if the file cannot be written, or there are more tokens than a header can count (2³¹−1).
 pub fn write_shard(path: impl AsRef<Path>, tokens: &[u16]) -> Result<()> {
     let path = path.as_ref();
-    let count = i32::try_from(tokens.len()).map_err(|_| {
+    let len = i32::try_from(tokens.len()).map_err(|_| {
         Error::output(
             Fault::at(path.display(), "too many tokens for a shard")
-                .expected(format!("at most {}", i32::MAX))
-                .found(tokens.len())
+                .expected(format!("at most {}", count(i32::MAX.unsigned_abs().into())))
+                .found(count(tokens.len() as u64))
                 .advice("try several shards"),
         )
     })?;
-    write_words(path, count, tokens)
+    write_words(path, len, tokens)
         .map_err(|e| Error::output(Fault::at(path.display(), format!("cannot be written: {}", describe(&e)))))
 }
 
@@ -225,14 +226,14 @@ fn write_words(path: &Path, count: i32, tokens: &[u16]) -> io::Result<()> {
     file.flush()
 }
 
-/// The bytes of a header for `count` tokens.
+/// Returns the bytes of a header for `count` tokens.
 pub(crate) fn header(count: i32) -> [u8; HEADER_BYTES as usize] {
     let mut words = [0_i32; HEADER_WORDS];
     words[..3].copy_from_slice(&[MAGIC, VERSION, count]);
     bytemuck::cast(words.map(i32::to_le))
 }
 
-/// Writes ids as they stand in a shard.
+/// Writes ids in the encoding of a shard.
 pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()> {
     for block in tokens.chunks(1 << 15) {
         let block: Vec<u16> = block.iter().map(|id| id.to_le()).collect();
@@ -241,19 +242,19 @@ pub(crate) fn write_tokens(out: &mut dyn Write, tokens: &[u16]) -> io::Result<()
     Ok(())
 }
 
-/// Splits tokens into training, the head, and validation, the last floor(n/10).
+/// Splits n tokens into training and validation: the last floor(n/10) tokens are for validation.
 #[must_use]
-pub fn split(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
+pub fn split_validation(mut tokens: Vec<u16>) -> (Vec<u16>, Vec<u16>) {
     let validation = tokens.split_off(tokens.len() - tokens.len() / 10);
     (tokens, validation)
 }
 
-/// Opens a file that must not be a folder.
+/// Opens a file. A folder is an error.
 fn open_file(path: &Path) -> Result<File> {
     let name = path.display().to_string();
     if path.is_dir() {
         return Err(Error::data(
-            Fault::at(name, "is a folder").expected("a file of tokens").advice("try a pattern such as *.bin"),
+            Fault::at(name, "is a folder").expected("a token file").advice("try a pattern such as *.bin"),
         ));
     }
     open::input(path).map_err(|e| cannot_read(&name, &e))
@@ -265,7 +266,7 @@ pub(crate) fn cannot_read(name: &str, error: &io::Error) -> Error {
     Error::data(open::refusal(name, error).unwrap_or_else(unread))
 }
 
-/// An I/O error in the style of our own: lower case, one line.
+/// Describes an I/O error in the style of this program's errors: lower case, one line.
 pub(crate) fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".into(),
@@ -276,13 +277,13 @@ pub(crate) fn describe(error: &io::Error) -> String {
     }
 }
 
-/// Fills `bytes` from position `at`, leaving the file's own position alone.
+/// Fills `bytes` from offset `at` without moving the file's cursor.
 #[cfg(unix)]
 pub(crate) fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
 }
 
-/// Fills `bytes` from position `at`. Moves the file's own position, which nothing here uses.
+/// Fills `bytes` from offset `at`. Moves the file's cursor, which nothing here uses.
 #[cfg(windows)]
 pub(crate) fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
     while !bytes.is_empty() {
@@ -325,7 +326,7 @@ mod tests {
             assert_eq!(out, tokens[offset..offset + 10]);
             source.release();
         }
-        assert_eq!(fault(source.read(69_991, &mut [0; 10])).expected, "at most 70000 tokens");
+        assert_eq!(fault(source.read(69_991, &mut [0; 10])).expected, "at most 70,000 tokens");
     }
 
     #[test]
@@ -347,9 +348,9 @@ mod tests {
         is(damage(&|b| b[4] = 7), ["unknown version", "1", "7"]);
         is(damage(&|b| b[11] = 0xff), ["bad number of tokens", "at least 1", "-16777213"]);
         is(damage(&|b| b[8] = 0), ["bad number of tokens", "at least 1", "0"]);
-        is(damage(&|b| b[11] = 0x7f), ["wrong file size", "4261413894 bytes for 2130706435 tokens", "1030"]);
-        is(damage(&|b| b.push(0)), ["wrong file size", "1030 bytes for 3 tokens", "1031"]);
-        is(damage(&|b| b.truncate(1023)), ["header is cut short", "at least 1024 bytes", "1023"]);
+        is(damage(&|b| b[11] = 0x7f), ["wrong file size", "4,261,413,894 bytes for 2,130,706,435 tokens", "1,030"]);
+        is(damage(&|b| b.push(0)), ["wrong file size", "1,030 bytes for 3 tokens", "1,031"]);
+        is(damage(&|b| b.truncate(1023)), ["header is cut short", "at least 1,024 bytes", "1,023"]);
         assert_eq!(fault(TokenSource::open(dir.path())).what, "is a folder");
         assert!(fault(TokenSource::open(dir.path().join("none"))).what.contains("no such file"));
     }
@@ -365,8 +366,8 @@ mod tests {
 
     #[test]
     fn validation_is_the_last_tenth() {
-        let (training, validation) = split((0..19).collect());
+        let (training, validation) = split_validation((0..19).collect());
         assert_eq!((training.len(), validation), (18, vec![18]));
-        assert_eq!(split(vec![1; 9]).1.len(), 0);
+        assert_eq!(split_validation(vec![1; 9]).1.len(), 0);
     }
 }

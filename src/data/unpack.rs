@@ -1,4 +1,4 @@
-//! Files that are packed, read as they were before.
+//! Reads packed (compressed) files.
 
 use std::io::{self, BufRead, Read};
 
@@ -9,32 +9,32 @@ use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 use crate::error::{Error, Fault};
 use crate::files::kind::Kind;
 
-/// Memory that unpacking xz may take. Its levels need at most 65 MiB, but a file may ask for 4 GiB.
+/// Memory limit for unpacking xz. Its levels need at most 65 MiB, but a file may ask for 4 GiB.
 const XZ_BYTES: u64 = 128 << 20;
-/// Largest window of Zstandard: 2^31 bytes, as `zstd --long=31` writes.
+/// Largest Zstandard window: 2^31 bytes, as `zstd --long=31` writes.
 const ZSTD_WINDOW_LOG: u32 = 31;
-/// Memory of a Zstandard context with a window of up to 128 MiB, the largest that `zstd` unpacks unasked.
+/// Memory of a Zstandard context with a window of 128 MiB, the largest that `zstd` unpacks by default.
 const ZSTD_COMMON_BYTES: usize = 160 << 20;
-/// A file with a larger window may unpack to so many times its size, once it has filled a window of 128 MiB.
+/// Largest ratio of unpacked to packed size for a file with a larger window, once it has unpacked 128 MiB.
 const ZSTD_RATIO: u64 = 1000;
 
-/// The packing of a file.
+/// The compression format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packing {
-    /// It is not.
+    /// Not packed.
     Plain,
-    /// gzip, of one or more members.
+    /// gzip with one or more members.
     Gzip,
-    /// Zstandard, of one or more frames.
+    /// Zstandard with one or more frames.
     Zstd,
-    /// xz, of one or more streams.
+    /// xz with one or more streams.
     Xz,
-    /// bzip2, of one or more streams.
+    /// bzip2 with one or more streams.
     Bzip2,
 }
 
 impl Packing {
-    /// Returns the packing that a file begins with.
+    /// Returns the packing of a file that begins with `head`.
     #[must_use]
     pub fn of(head: &[u8]) -> Self {
         match Kind::of(head) {
@@ -58,10 +58,10 @@ impl Packing {
         }
     }
 
-    /// Returns what `input` was before it was packed.
+    /// Returns a reader of the unpacked bytes of `input`.
     ///
     /// # Errors
-    /// [`io::Error`] if there is no memory for it.
+    /// [`io::Error`] if there is no memory for the decoder.
     pub fn unpacked(self, input: impl BufRead + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Plain => Box::new(input),
@@ -75,14 +75,14 @@ impl Packing {
         })
     }
 
-    /// Returns the error for data of the file `name` that cannot be unpacked.
+    /// Returns the error for a file `name` that cannot be unpacked.
     #[must_use]
     pub fn error(self, name: &str, error: &io::Error) -> Error {
         let cause = error.get_ref().and_then(|e| e.downcast_ref::<liblzma::stream::Error>());
         if cause == Some(&liblzma::stream::Error::MemLimit) {
             return Error::data(
-                Fault::at(name, "its xz data need more memory than they may take")
-                    .expected(format!("at most {} MiB, as of every level of xz", XZ_BYTES >> 20))
+                Fault::at(name, "unpacking its xz data needs too much memory")
+                    .expected(format!("at most {} MiB, which suffices for every level of xz", XZ_BYTES >> 20))
                     .advice("try `xz -dc FILE | xz > NEW.xz`"),
             );
         }
@@ -99,7 +99,8 @@ impl Packing {
     }
 }
 
-/// The members of a gzip file, one after the other. Zeros may follow each: tapes and some servers pad with them.
+/// Reads the members of a gzip file one after the other. Zeros may follow each member: tapes and some servers pad with
+/// them.
 struct Members<R> {
     member: Option<GzDecoder<R>>,
     /// The input between two members.
@@ -127,7 +128,7 @@ impl<R: BufRead> Read for Members<R> {
             };
             match next {
                 Some(0x1f) => self.member = Some(GzDecoder::new(rest)),
-                Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "other bytes behind the gzip data")),
+                Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "other bytes after the gzip data")),
                 None => {
                     self.rest = Some(rest);
                     return Ok(0);
@@ -137,11 +138,11 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// The frames of a Zstandard file, one after the other.
+/// Reads the frames of a Zstandard file one after the other.
 struct Frames<R> {
     input: R,
     context: DCtx<'static>,
-    /// In the middle of a frame.
+    /// Whether the reader is within a frame.
     inside: bool,
     packed: u64,
     unpacked: u64,
@@ -154,8 +155,8 @@ impl<R: BufRead> Frames<R> {
         Ok(Self { input, context, inside: false, packed: 0, unpacked: 0 })
     }
 
-    /// Refuses a file of some kilobytes that fills a window of gigabytes. The window is allocated by the first frame's
-    /// header, but takes memory only as it is filled.
+    /// Refuses a file of some kilobytes that fills a window of gigabytes. The first frame's header allocates the
+    /// window, but the window occupies memory only as it is filled.
     fn check(&self) -> io::Result<()> {
         let is_large = self.context.sizeof() > ZSTD_COMMON_BYTES && self.unpacked > 128 << 20;
         if is_large && self.unpacked / ZSTD_RATIO > self.packed {
@@ -226,7 +227,7 @@ mod tests {
 
     fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {
         let packing = Packing::of(bytes);
-        // small reads, so that every state between two of them is met
+        // small reads, so that reads end in every state
         let input = io::BufReader::with_capacity(7, io::Cursor::new(bytes.to_vec()));
         let mut out = Vec::new();
         let read = packing.unpacked(input).and_then(|mut unpacked| unpacked.read_to_end(&mut out));
@@ -241,7 +242,7 @@ mod tests {
             let error = unpack(&packed[..packed.len() - 3]).unwrap_err();
             assert!(error.contains("broken") && error.contains("ends too early"), "{error}");
         }
-        // frames to skip, before and behind
+        // skippable frames before and after
         let skip = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
         assert_eq!(unpack(&[&skip[..], &zstd(b"text"), &skip].concat()).unwrap(), b"text");
     }
@@ -253,7 +254,7 @@ mod tests {
             assert_eq!(unpack(&padded).unwrap(), b"onetwo");
         }
         let error = unpack(&[&gzip(b"one")[..], b"\0\0garbage"].concat()).unwrap_err();
-        assert!(error.contains("other bytes behind the gzip data"), "{error}");
+        assert!(error.contains("other bytes after the gzip data"), "{error}");
         assert!(unpack(&[&zstd(b"one")[..], &[0; 16]].concat()).unwrap_err().contains("broken Zstandard data"));
     }
 

@@ -1,16 +1,17 @@
-//! Checkpoints: folders that are either whole or not there, and that know of every changed byte.
+//! Checkpoints: folders that are either complete or absent, and in which every changed byte is detected.
 //!
-//! `checkpoints/step-00000250/` holds files and `manifest.json`, which has the size and the BLAKE3 of each of them and of
-//! itself. A save, in this order, so that at every moment one whole checkpoint is on disk:
+//! `checkpoints/step-00000250/` contains files and `manifest.json`, which records the size and the BLAKE3 of each file
+//! and its own BLAKE3. A save has the following order, so that one complete checkpoint is on disk at every moment:
 //!
-//! 1. the run's growing records are forced to disk;
-//! 2. the files are written into `step-00000250.tmp/` and each is forced to disk, the manifest last;
-//! 3. that folder is forced to disk, renamed, and its parent forced to disk;
-//! 4. everything is read back and compared with the manifest;
-//! 5. with the first one `saved.json` is written beside `checkpoints`: from then on a run without checkpoints has lost them;
-//! 6. older checkpoints that are not to be kept are renamed to `….tmp` and removed.
+//! 1. The run's growing records are synced to disk.
+//! 2. The files are written into `step-00000250.tmp/`, each synced to disk, the manifest last.
+//! 3. That folder is synced to disk and renamed, and its parent is synced to disk.
+//! 4. Everything is read back and compared with the manifest.
+//! 5. After the first save, `saved.json` is written next to `checkpoints`. From then on, a run without checkpoints has
+//!    lost them.
+//! 6. Older checkpoints that need not be kept are renamed to `….tmp` and removed.
 //!
-//! Nothing in a manifest is believed: it names plain files in its folder, and no more than their bytes are read.
+//! A manifest is not trusted: it may only name plain files in its folder, and no more than the listed bytes are read.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};
@@ -23,25 +24,25 @@ use crate::files::atomic::output_error;
 use crate::files::disk::{Disk, DiskFile};
 use crate::files::hub::is_plain_name;
 
-/// The folder of checkpoints in a run's.
+/// Name of the folder of checkpoints in a run's folder.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// Says in a run's folder that a checkpoint was saved.
+/// Name of the file in a run's folder that records that a checkpoint was saved.
 pub const SAVED: &str = "saved.json";
-/// Where that is written first.
+/// Temporary folder in which [`SAVED`] is written first.
 const SAVED_TEMPORARY: &str = ".wgpt-saved.tmp";
-/// The manifest's name.
+/// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
-/// The layout of manifests and of the files that they list.
+/// Version of the layout of manifests and of the files that they list.
 const VERSION: u32 = 1;
-/// Bytes gathered before a write reaches the system, and read at once.
+/// Size of the write buffer, and of reads, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
-/// The largest manifest that is read.
+/// Largest manifest that is read, in bytes.
 const MANIFEST_BYTES: u64 = 1 << 20;
-/// The largest note of a first checkpoint that is read.
+/// Largest [`SAVED`] that is read, in bytes.
 const SAVED_BYTES: u64 = 1 << 12;
 
-/// What a file of a checkpoint is filled with.
-pub type Fill<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
+/// A function that writes the contents of a checkpoint's file.
+pub type WriteContents<'a> = &'a dyn Fn(&mut dyn Write) -> Result<()>;
 
 /// Size and BLAKE3 of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,13 +51,13 @@ struct Entry {
     blake3: String,
 }
 
-/// What `manifest.json` says.
+/// Contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     version: u32,
     step: usize,
     files: BTreeMap<String, Entry>,
-    /// BLAKE3 of this manifest with nothing here.
+    /// BLAKE3 of this manifest with this field empty.
     blake3: String,
 }
 
@@ -71,12 +72,14 @@ impl Manifest {
         serde_json::to_vec_pretty(self).map_err(|e| Error::output(Fault::at(MANIFEST, format!("cannot be made ({e})"))))
     }
 
-    /// Only the very bytes that [`Manifest::text`] makes: a changed blank is a change.
+    /// Parses a manifest. Accepts only the exact bytes that [`Manifest::text`] writes, so that a changed blank is
+    /// detected.
     fn parse(text: &[u8]) -> Result<Self> {
         let broken = |fault: Fault| Error::data(fault.within(MANIFEST));
-        let found: Self = serde_json::from_slice(text).map_err(|e| broken(format!("is no manifest ({e})").into()))?;
+        let found: Self =
+            serde_json::from_slice(text).map_err(|e| broken(format!("is not a manifest ({e})").into()))?;
         if let Some(name) = found.files.keys().find(|name| !is_plain_name(name)) {
-            let fault = Fault::from(format!("lists {name:?}")).expected("names of files beside it");
+            let fault = Fault::from(format!("lists {name:?}")).expected("names of files next to it");
             return Err(broken(fault));
         }
         if found.version != VERSION {
@@ -92,7 +95,7 @@ impl Manifest {
     }
 }
 
-/// The layout of a manifest that is whole and of a later program.
+/// Returns the version of an intact manifest of a newer program.
 fn newer_version(text: &[u8]) -> Option<u64> {
     let version = serde_json::from_slice::<serde_json::Value>(text).ok()?.get("version")?.as_u64()?;
     let text = std::str::from_utf8(text).ok()?;
@@ -104,22 +107,22 @@ fn newer_version(text: &[u8]) -> Option<u64> {
     (whole && version > u64::from(VERSION)).then_some(version)
 }
 
-/// Which checkpoints stay when a newer one is there.
+/// The checkpoints that a save keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest so many, at least 1.
+    /// Number of newest checkpoints to keep, at least 1.
     pub newest: usize,
-    /// All of steps that are multiples of this; 0 for none.
+    /// Also keep all checkpoints of steps that are multiples of this; 0 for none.
     pub every: usize,
 }
 
-/// What is beside a checkpoint in its run's folder.
-pub struct Beside<'a> {
-    /// Growing files that have to be on disk before the checkpoint counts.
+/// The run that a checkpoint is saved for.
+pub struct SaveContext<'a> {
+    /// Growing files that are synced to disk before the checkpoint is saved.
     pub records: &'a [PathBuf],
     /// The run's random id.
     pub run: &'a str,
-    /// Fails if the folder is not this run's any more.
+    /// Fails if the folder no longer belongs to this run.
     pub check: &'a dyn Fn() -> Result<()>,
 }
 
@@ -140,32 +143,32 @@ pub struct Checkpoints<'d> {
     dir: PathBuf,
 }
 
-/// `step-00000250`.
+/// Returns the name of a step's checkpoint: `step-00000250`.
 #[must_use]
 pub fn name(step: usize) -> String {
     format!("step-{step:08}")
 }
 
-/// The step of `step-00000250`.
+/// Returns the step of a checkpoint's name, as in `step-00000250`.
 fn step_of(name_there: &str) -> Option<usize> {
     let step = name_there.strip_prefix("step-")?.parse().ok()?;
     (name(step) == name_there).then_some(step)
 }
 
 impl<'d> Checkpoints<'d> {
-    /// Those of a run's folder, which need not have any yet.
+    /// Returns the checkpoints of a run's folder, which may have none yet.
     #[must_use]
     pub fn new(disk: &'d dyn Disk, run: &Path) -> Self {
         Self { disk, run: run.to_owned(), dir: run.join(CHECKPOINTS) }
     }
 
-    /// The folder of a step's checkpoint.
+    /// Returns the path of a step's checkpoint.
     #[must_use]
     pub fn path(&self, step: usize) -> PathBuf {
         self.dir.join(name(step))
     }
 
-    /// Steps that have a checkpoint, sound or not, the newest first.
+    /// Returns the steps that have a checkpoint, sound or not, the newest first.
     ///
     /// # Errors
     /// [`Error::Output`] if the folder cannot be read.
@@ -179,15 +182,15 @@ impl<'d> Checkpoints<'d> {
         Ok(steps)
     }
 
-    /// Saves a checkpoint of `step` as the module's text says.
+    /// Saves a checkpoint of `step` in the order that the module's documentation gives.
     ///
     /// # Errors
-    /// [`Error::Output`] naming the file, after which older checkpoints are as they were; that of `beside.check`.
-    pub fn save(&self, step: usize, files: &[(&str, Fill)], beside: &Beside, keep: Keep) -> Result<()> {
-        (beside.check)()?;
-        for record in beside.records {
+    /// [`Error::Output`] naming the file; older checkpoints are then unchanged. That of `context.check`.
+    pub fn save(&self, step: usize, files: &[(&str, WriteContents)], context: &SaveContext, keep: Keep) -> Result<()> {
+        (context.check)()?;
+        for record in context.records {
             match self.disk.sync_file(record) {
-                // somebody has removed it: no reason to lose the run too
+                // a removed record is no reason to lose the run, too
                 Err(e) if e.kind() == io::ErrorKind::NotFound => log::warn!("{}: is gone", record.display()),
                 synced => synced.map_err(|e| output_error(record, &e))?,
             }
@@ -197,11 +200,11 @@ impl<'d> Checkpoints<'d> {
         self.sweep()?;
         let (path, temporary) = (self.path(step), self.dir.join(name(step) + ".tmp"));
         if self.steps()?.contains(&step) {
-            // a save that failed after its rename is tried again: what it wrote may be whole
+            // a save that failed after its rename is retried: its checkpoint may be complete
             match self.verify(step) {
                 Ok(_) => {
                     self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))?;
-                    self.note_first(beside)?;
+                    self.note_first(context)?;
                     return self.forget(step, keep);
                 }
                 Err(Error::Data(_)) => drop(self.put_aside(step)?),
@@ -210,37 +213,37 @@ impl<'d> Checkpoints<'d> {
         }
         let result = self.write(&temporary, step, files).and_then(|()| {
             crate::kill_point!("save: before the rename");
-            (beside.check)()?;
+            (context.check)()?;
             self.disk.rename(&temporary, &path).map_err(|e| output_error(&path, &e))?;
             crate::kill_point!("save: renamed");
             self.disk.sync_folder(&self.dir).map_err(|e| output_error(&self.dir, &e))
         });
         if result.is_err() {
-            // the first error is the one to tell; the next save sweeps what is left
+            // return the first error; the next save removes what is left
             let _ = self.disk.remove_folder(&temporary);
             return result;
         }
         self.verify(step).map_err(|e| Error::output(format!("{e}, right after it was written; try another disk")))?;
         crate::kill_point!("save: verified");
-        self.note_first(beside)?;
+        self.note_first(context)?;
         self.forget(step, keep)
     }
 
-    /// Notes that the run has a checkpoint, unless that is noted already.
-    fn note_first(&self, beside: &Beside) -> Result<()> {
-        (beside.check)()?;
+    /// Writes [`SAVED`] unless it exists for this run.
+    fn note_first(&self, context: &SaveContext) -> Result<()> {
+        (context.check)()?;
         match self.saved() {
-            Ok(Some(saved)) if saved.run == beside.run => return Ok(()),
-            // one that is broken is worth nothing: a sound checkpoint is there
+            Ok(Some(saved)) if saved.run == context.run => return Ok(()),
+            // replace a broken file: there is a sound checkpoint
             Ok(_) | Err(Error::Data(_)) => {}
             Err(error) => return Err(error),
         }
         let path = self.run.join(SAVED);
         let fail = |e: &io::Error| output_error(&path, e);
         let first = self.steps()?.last().copied().unwrap_or(0);
-        let text = serde_json::to_vec(&Saved { run: beside.run.to_owned(), first })
+        let text = serde_json::to_vec(&Saved { run: context.run.to_owned(), first })
             .map_err(|e| Error::output(Fault::at(SAVED, format!("cannot be made ({e})"))))?;
-        // beside the note: the checkpoints may be on another disk
+        // next to `saved.json`, because the checkpoints may be on another disk
         let temporary = self.run.join(SAVED_TEMPORARY);
         let file = temporary.join(SAVED);
         match self.disk.remove_folder(&temporary) {
@@ -258,10 +261,10 @@ impl<'d> Checkpoints<'d> {
         self.disk.remove_folder(&temporary).map_err(|e| output_error(&temporary, &e))
     }
 
-    /// Returns the note of the run's first checkpoint; `None` if none was saved, or an earlier version saved it.
+    /// Returns the record of the run's first checkpoint; `None` if none was saved, or an earlier version saved it.
     ///
     /// # Errors
-    /// [`Error::Output`] if it cannot be read; [`Error::Data`] if it is no such note.
+    /// [`Error::Output`] if it cannot be read; [`Error::Data`] if it is not such a record.
     pub fn saved(&self) -> Result<Option<Saved>> {
         let path = self.run.join(SAVED);
         let mut text = Vec::new();
@@ -270,7 +273,7 @@ impl<'d> Checkpoints<'d> {
             opened => opened.map_err(|e| output_error(&path, &e))?,
         };
         opened.take(SAVED_BYTES).read_to_end(&mut text).map_err(|e| output_error(&path, &e))?;
-        let broken = |e| Error::data(Fault::at(path.display(), format!("is no note of a checkpoint ({e})")));
+        let broken = |e| Error::data(Fault::at(path.display(), format!("is not a record of a checkpoint ({e})")));
         serde_json::from_slice(&text).map(Some).map_err(broken)
     }
 
@@ -285,7 +288,7 @@ impl<'d> Checkpoints<'d> {
         }
     }
 
-    /// Removes what a killed save left.
+    /// Removes the temporary folders of killed saves.
     fn sweep(&self) -> Result<()> {
         for litter in self.disk.list(&self.dir).map_err(|e| output_error(&self.dir, &e))? {
             if litter.strip_suffix(".tmp").and_then(step_of).is_some() {
@@ -296,7 +299,7 @@ impl<'d> Checkpoints<'d> {
         Ok(())
     }
 
-    fn write(&self, dir: &Path, step: usize, files: &[(&str, Fill)]) -> Result<()> {
+    fn write(&self, dir: &Path, step: usize, files: &[(&str, WriteContents)]) -> Result<()> {
         self.disk.make_folder(dir).map_err(|e| output_error(dir, &e))?;
         crate::kill_point!("save: folder made");
         let mut entries = BTreeMap::new();
@@ -311,7 +314,7 @@ impl<'d> Checkpoints<'d> {
         self.disk.sync_folder(dir).map_err(|e| output_error(dir, &e))
     }
 
-    fn write_file(&self, path: &Path, fill: Fill) -> Result<Entry> {
+    fn write_file(&self, path: &Path, fill: WriteContents) -> Result<Entry> {
         let fail = |e: &io::Error| output_error(path, e);
         let file = self.disk.create(path).map_err(|e| fail(&e))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, Hashed { file, hasher: blake3::Hasher::new(), bytes: 0 });
@@ -321,11 +324,11 @@ impl<'d> Checkpoints<'d> {
         Ok(Entry { bytes: hashed.bytes, blake3: hashed.hasher.finalize().to_hex().to_string() })
     }
 
-    /// Removes what need not be kept beside `step`'s checkpoint, the newest.
+    /// Removes the checkpoints older than `step`, the newest, that need not be kept.
     fn forget(&self, step: usize, keep: Keep) -> Result<()> {
         let older = self.steps()?.into_iter().filter(|&s| s < step).skip(keep.newest.max(1) - 1);
         for old in older.filter(|&s| keep.every == 0 || s == 0 || !s.is_multiple_of(keep.every)) {
-            // under another name first: a checkpoint is never there in part
+            // rename first, so that a checkpoint never exists in part
             let (path, temporary) = (self.path(old), self.dir.join(name(old) + ".tmp"));
             self.disk.rename(&path, &temporary).map_err(|e| output_error(&path, &e))?;
             crate::kill_point!("save: an older one renamed");
@@ -334,11 +337,11 @@ impl<'d> Checkpoints<'d> {
         Ok(())
     }
 
-    /// Compares a checkpoint with its manifest; returns its bytes.
+    /// Compares a checkpoint with its manifest. Returns its size in bytes.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that is missing, a link, too short, too long or changed; [`Error::Output`] if the
-    /// disk does not let us see; [`Error::Usage`] if a newer program has made it.
+    /// [`Error::Data`] naming a file that is missing, a link, too short, too long or changed; [`Error::Output`] if
+    /// reading fails; [`Error::Usage`] if a newer program wrote it.
     pub fn verify(&self, step: usize) -> Result<u64> {
         let dir = self.path(step);
         let damaged = |name: &str, fault: Fault| Error::data(fault.within(dir.join(name).display()));
@@ -362,7 +365,7 @@ impl<'d> Checkpoints<'d> {
         Ok(bytes)
     }
 
-    /// Reads the manifest of a step's checkpoint; returns it with its length.
+    /// Reads the manifest of a step's checkpoint. Returns it with its length.
     fn manifest(&self, step: usize) -> Result<(Manifest, u64)> {
         let dir = self.path(step);
         self.disk.own_folder(&dir).map_err(|e| unread(&dir, &e))?;
@@ -374,7 +377,7 @@ impl<'d> Checkpoints<'d> {
                 Fault::at(dir.display(), "is a checkpoint of a newer wgpt")
                     .expected(format!("layout {VERSION}"))
                     .found(version)
-                    .advice("try that one"),
+                    .advice("try a newer wgpt"),
             ));
         }
         let manifest = Manifest::parse(&text).map_err(|e| Error::data(e.fault().clone().within(dir.display())))?;
@@ -385,7 +388,7 @@ impl<'d> Checkpoints<'d> {
         Ok((manifest, text.len() as u64))
     }
 
-    /// Hashes a file, of which at most one byte more than `most` is read.
+    /// Hashes a file. Reads at most `most` bytes and one more.
     fn measure(&self, path: &Path, most: u64) -> io::Result<Entry> {
         let mut file = self.disk.open(path)?.take(most.saturating_add(1));
         let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; BUFFER_BYTES]);
@@ -402,10 +405,10 @@ impl<'d> Checkpoints<'d> {
         }
     }
 
-    /// The newest step whose checkpoint verifies, and what is wrong with every newer one.
+    /// Returns the newest step whose checkpoint verifies, and the faults of every newer checkpoint.
     ///
     /// # Errors
-    /// [`Error::Output`] if the folder cannot be read; [`Error::Usage`] if a newer program has made one.
+    /// [`Error::Output`] if the folder cannot be read; [`Error::Usage`] if a newer program wrote a checkpoint.
     pub fn newest(&self) -> Result<(Option<usize>, Vec<Damaged>)> {
         let mut damaged = Vec::new();
         for step in self.steps()? {
@@ -418,10 +421,11 @@ impl<'d> Checkpoints<'d> {
         Ok((None, damaged))
     }
 
-    /// Renames a step's checkpoint to `….damaged`, so that the step can be saved again; one of that name is removed.
+    /// Renames a step's checkpoint to `….damaged`, so that the step can be saved again. Removes an earlier one of that
+    /// name.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`] if the disk fails.
     pub fn put_aside(&self, step: usize) -> Result<PathBuf> {
         let (path, to) = (self.path(step), self.dir.join(name(step) + ".damaged"));
         match self.disk.remove_folder(&to) {
@@ -432,10 +436,10 @@ impl<'d> Checkpoints<'d> {
         Ok(to)
     }
 
-    /// A file of a checkpoint, whole.
+    /// Reads a file of a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Data`] if the manifest does not list it, or it has not the bytes that are listed.
+    /// [`Error::Data`] if the manifest does not list the file, or its size differs from the listed one.
     pub fn read(&self, step: usize, file: &str) -> Result<Vec<u8>> {
         let path = self.path(step).join(file);
         let wrong = |fault: Fault| Error::data(fault.within(path.display()));
@@ -453,7 +457,7 @@ impl<'d> Checkpoints<'d> {
     }
 }
 
-/// The error of a file or folder of a checkpoint that cannot be read.
+/// Returns the error of an unreadable file or folder of a checkpoint.
 fn unread(path: &Path, error: &io::Error) -> Error {
     let fault = Fault::at(path.display(), format!("cannot be read ({error})"));
     match error.kind() {
@@ -461,7 +465,7 @@ fn unread(path: &Path, error: &io::Error) -> Error {
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
         | io::ErrorKind::InvalidInput => Error::data(fault),
-        // a disk that is away does not make a checkpoint a bad one
+        // a disk that is offline does not make a checkpoint a bad one
         _ => Error::output(fault.advice("try again")),
     }
 }
@@ -469,13 +473,13 @@ fn unread(path: &Path, error: &io::Error) -> Error {
 /// A checkpoint that does not verify.
 #[derive(Debug)]
 pub struct Damaged {
-    /// Its step.
+    /// Step of the checkpoint.
     pub step: usize,
-    /// What is wrong.
+    /// The fault.
     pub error: Error,
 }
 
-/// Hashes what goes through.
+/// Hashes and counts the bytes that are written through it.
 struct Hashed<'d> {
     file: Box<dyn DiskFile + 'd>,
     hasher: blake3::Hasher,

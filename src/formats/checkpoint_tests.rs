@@ -1,4 +1,4 @@
-//! The save of a checkpoint through a disk that records, and one that fails at a given call.
+//! Tests of saving a checkpoint to a disk that records calls, and to one that fails at a given call.
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Write};
@@ -10,7 +10,7 @@ use super::*;
 const KEEP: Keep = Keep { newest: 1, every: 0 };
 const RUN: &str = "run";
 
-/// One call of the save, with what it needs to be done again.
+/// One call of a save, with the arguments to repeat it.
 #[derive(Debug, Clone)]
 enum Op {
     MakeFolder(PathBuf),
@@ -23,7 +23,7 @@ enum Op {
     Read,
 }
 
-/// Files in memory by path, folders as `None`; keeps every call, and fails at one of them.
+/// A disk in memory: files by path, folders as `None`. Records every call and fails at one of them.
 #[derive(Default)]
 struct Memory {
     inner: Mutex<Inner>,
@@ -173,7 +173,7 @@ fn record() -> PathBuf {
     Path::new(RUN).join("metrics.jsonl")
 }
 
-/// Saves two files that tell the step; one is longer than a sector.
+/// Saves two files that contain the step; one is longer than a sector.
 fn save(disk: &dyn Disk, step: usize, keep: Keep) -> Result<()> {
     let fill = |n: usize| {
         move |out: &mut dyn Write| {
@@ -181,12 +181,12 @@ fn save(disk: &dyn Disk, step: usize, keep: Keep) -> Result<()> {
             out.write_all(&text).map_err(|e| output_error(Path::new("fill"), &e))
         }
     };
-    let files: [(&str, Fill); 2] = [("a", &fill(1300)), ("b", &fill(7))];
-    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &beside(&[record()]), keep)
+    let files: [(&str, WriteContents); 2] = [("a", &fill(1300)), ("b", &fill(7))];
+    Checkpoints::new(disk, Path::new(RUN)).save(step, &files, &save_context(&[record()]), keep)
 }
 
-fn beside(records: &[PathBuf]) -> Beside<'_> {
-    Beside { records, run: "ab", check: &|| Ok(()) }
+fn save_context(records: &[PathBuf]) -> SaveContext<'_> {
+    SaveContext { records, run: "ab", check: &|| Ok(()) }
 }
 
 fn newest(disk: &dyn Disk) -> Option<usize> {
@@ -234,7 +234,7 @@ fn an_error_at_any_call_leaves_a_checkpoint_and_the_next_save_works() {
             assert_eq!(error.exit_code(), 6, "call {at}: {error}");
             disk.inner().fail_at = None;
             assert!(newest(&disk).is_some_and(|step| step == 1 || step == 2), "call {at}");
-            // the same again, as a paused run does, and the next
+            // repeat the save, as a paused run does, and make the next one
             save(&disk, 2, KEEP).unwrap_or_else(|e| panic!("call {at}: {e}"));
             assert_eq!(newest(&disk), Some(2), "call {at}");
             assert!(disk.inner().there.keys().all(|path| !path.to_string_lossy().contains(".tmp")), "call {at}");
@@ -244,18 +244,18 @@ fn an_error_at_any_call_leaves_a_checkpoint_and_the_next_save_works() {
     }
 }
 
-/// What a power cut may leave: every call so far has been made, but of `lost` ones, which nothing has forced to disk,
-/// writes are lost or torn to a number of bytes, and names and renames are as before.
+/// Returns the disk that a power cut may leave after the given calls. Of the `lost` calls, which were not synced,
+/// writes are lost or torn after a number of bytes, and names and renames are undone.
 fn after_a_cut(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op], lost: &[(usize, usize)]) -> Memory {
     let disk = Memory::with(start.clone());
     let mut inner = disk.inner();
-    // where a file is now that had a name when it was written
+    // the current path of each file by its path when it was written
     for (i, op) in ops.iter().enumerate() {
         let torn = lost.iter().find(|(at, _)| *at == i).map(|(_, bytes)| *bytes);
         match (op, torn) {
             (Op::Write(path, bytes), torn) => {
                 let kept = torn.unwrap_or(bytes.len()).min(bytes.len());
-                // a file whose name is lost has no bytes either
+                // a file whose name is lost has no bytes
                 if let Some(Some(content)) = inner.there.get_mut(path) {
                     content.extend(&bytes[..kept]);
                     // a hole reads as zeros
@@ -276,12 +276,12 @@ fn after_a_cut(start: &BTreeMap<PathBuf, Option<Vec<u8>>>, ops: &[Op], lost: &[(
     disk
 }
 
-/// Calls that nothing before `ops`' end has forced to disk.
+/// Returns the calls that are not synced to disk at the end of `ops`.
 fn unsynced(ops: &[Op]) -> Vec<usize> {
     let is_forced = |at: usize| {
         ops[at + 1..].iter().any(|later| match (&ops[at], later) {
             (Op::Write(path, _), Op::Sync(synced)) => path == synced,
-            // names are in their parent
+            // syncing the parent syncs names
             (Op::MakeFolder(path) | Op::Create(path) | Op::Remove(path), Op::SyncFolder(folder)) => {
                 path.parent() == Some(folder)
             }
@@ -297,8 +297,8 @@ fn has_none(disk: &Memory) -> bool {
     newest(disk).is_none()
 }
 
-/// Goes through the disks that a power cut may leave at any call; returns how many there are, and of the first bad one the
-/// calls and what was lost of them.
+/// Checks all disks that a power cut may leave at any call. Returns their number, and for the first bad one its calls
+/// and losses.
 fn cuts(
     start: &BTreeMap<PathBuf, Option<Vec<u8>>>,
     ops: &[Op],
@@ -307,7 +307,7 @@ fn cuts(
     let mut states = 0;
     for end in 0..=ops.len() {
         let open = unsynced(&ops[..end]);
-        // of many unsynced calls the newest eight
+        // at most the newest eight unsynced calls
         let open = &open[open.len().saturating_sub(8)..];
         for subset in 0..1_usize << open.len() {
             for torn in [0, 512, 1024] {
@@ -319,7 +319,7 @@ fn cuts(
                 if is_bad(&disk) {
                     return (states, Some(format!("lost {lost:?} of {:#?}", &ops[..end])));
                 }
-                // whatever lies about, the next save works
+                // the next save works with any leftovers
                 save(&disk, 9, KEEP).unwrap();
                 assert_eq!(newest(&disk), Some(9), "lost {lost:?} of {:#?}", &ops[..end]);
             }
@@ -328,7 +328,7 @@ fn cuts(
     (states, None)
 }
 
-/// The disk after a first save, and the calls of three more.
+/// Returns the disk after a first save, and the calls of three more saves.
 fn recorded() -> (BTreeMap<PathBuf, Option<Vec<u8>>>, Vec<Op>) {
     let disk = Memory::new();
     save(&disk, 1, KEEP).unwrap();
@@ -369,17 +369,17 @@ fn a_run_that_has_saved_nothing_is_never_taken_for_one_that_lost_its_checkpoints
     assert_eq!(saved(&disk), Some(Saved { run: "ab".into(), first: 1 }));
     let (states, bad) = cuts(&start, &ops, &|disk| saved(disk).is_some() && newest(disk).is_none());
     assert!(bad.is_none() && states > 1000, "{states}: noted without a checkpoint: {}", bad.unwrap_or_default());
-    // the note is on disk before anything is forgotten
+    // `saved.json` is on disk before an older checkpoint is removed
     let noted = |disk: &Memory| saved(disk).is_none() && newest(disk) == Some(2);
     let forgot = ops.iter().position(|op| matches!(op, Op::Rename(from, _) if from.ends_with(name(1)))).unwrap();
     let (_, bad) = cuts(&start, &ops[..forgot], &noted);
     assert!(bad.is_none(), "a second checkpoint without a note: {}", bad.unwrap_or_default());
-    // a note that comes first is seen
+    // the check detects a `saved.json` that comes too early
     let early = |disk: &Memory| disk.inner().there.contains_key(Path::new("run/checkpoints")) && newest(disk).is_none();
     assert!(cuts(&start, &ops, &early).1.is_some());
 }
 
-/// Gives a manifest that is changed its own BLAKE3.
+/// Returns the text of a changed manifest with a matching BLAKE3.
 fn signed(manifest: &Manifest) -> Vec<u8> {
     Manifest::new(manifest.step, manifest.files.clone()).unwrap().text().unwrap()
 }
@@ -401,7 +401,7 @@ fn a_manifest_names_plain_files_inside_and_no_more_than_their_bytes_is_read() {
     };
     for name in ["../a", "/etc/passwd", "..", ".", "", "a/b", "a\u{1b}[31m", "a\nb", ".hidden"] {
         let text = refused(&|files| drop(files.insert(name.into(), sound.files["a"].clone())));
-        assert!(text.contains("expected names of files beside it"), "{name:?}: {text}");
+        assert!(text.contains("expected names of files next to it"), "{name:?}: {text}");
         assert!(!text.contains(['\n', '\u{1b}']), "{text:?}");
     }
     let text = refused(&|files| files.get_mut("a").unwrap().bytes = 5);
@@ -420,7 +420,7 @@ fn a_checkpoint_that_is_a_link_or_holds_one_is_refused() {
     let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, &run);
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
-    checkpoints.save(7, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    checkpoints.save(7, &[("a", &fill)], &save_context(&[]), KEEP).unwrap();
     let moved = dir.path().join("moved");
     let is_link = |path: &Path| {
         std::fs::rename(path, &moved).unwrap();
@@ -434,11 +434,11 @@ fn a_checkpoint_that_is_a_link_or_holds_one_is_refused() {
     for path in [checkpoints.path(7), checkpoints.path(7).join("a"), checkpoints.path(7).join(MANIFEST)] {
         is_link(&path);
     }
-    // what a killed save left may be a link to somebody's folder
+    // a killed save's temporary folder may have been replaced by a link to a user's folder
     std::fs::create_dir(&moved).unwrap();
     std::fs::write(moved.join("precious"), "").unwrap();
     symlink(&moved, run.join("checkpoints/step-00000008.tmp")).unwrap();
-    checkpoints.save(8, &[("a", &fill)], &beside(&[]), KEEP).unwrap();
+    checkpoints.save(8, &[("a", &fill)], &save_context(&[]), KEEP).unwrap();
     assert!(moved.join("precious").exists());
 }
 
@@ -449,7 +449,9 @@ fn every_changed_byte_and_every_truncation_is_found() {
     let system = crate::files::disk::System;
     let checkpoints = Checkpoints::new(&system, dir.path());
     let fill = |out: &mut dyn Write| out.write_all(b"some bytes").map_err(|e| output_error(Path::new("fill"), &e));
-    checkpoints.save(7, &[("a", &fill), ("b", &fill)], &beside(&[dir.path().join("metrics.jsonl")]), KEEP).unwrap();
+    checkpoints
+        .save(7, &[("a", &fill), ("b", &fill)], &save_context(&[dir.path().join("metrics.jsonl")]), KEEP)
+        .unwrap();
     checkpoints.verify(7).unwrap();
     for name in ["a", "b", MANIFEST] {
         let path = checkpoints.path(7).join(name);
@@ -489,7 +491,7 @@ fn a_checkpoint_of_a_newer_program_is_not_damaged() {
     let error = Checkpoints::new(&disk, Path::new(RUN)).newest().map(|_| ()).unwrap_err();
     let Error::Usage(fault) = &error else { panic!("{error:?}") };
     assert_eq!((fault.expected.as_str(), fault.found.as_str()), ("layout 1", "2"), "{error}");
-    // a version that only a flipped bit has made is damage
+    // a version changed by a flipped bit is damage
     disk.inner().there.insert(path, Some(text.replace(old, "\"version\": 3").into_bytes()));
     assert!(newest(&disk).is_none());
 }

@@ -1,4 +1,4 @@
-//! The weights inside a run's checkpoint, for those who want a model that is not trained to its end.
+//! Reads the weights in a run's checkpoint, for use of a model whose training has not finished.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,15 @@ use crate::files::disk::System;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Param, Weights};
 
-/// The file, with llm.c's names of parameters; the copies of all blocks are one tensor (L, rows, columns).
+/// Name of the file with the weights. Tensors have llm.c's names; the copies of a parameter in all blocks are one
+/// tensor (L, rows, columns).
 pub const WEIGHTS: &str = "model.safetensors";
 
-/// The newest checkpoint of a run that verifies; `None` if the folder is no run or has none.
+/// Returns the newest checkpoint of a run that verifies; `None` if the folder is not a run or has no checkpoints.
 ///
 /// # Errors
-/// As [`Checkpoints::newest`]; [`Error::Data`] if there are checkpoints and none is sound.
-pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
+/// Those of [`Checkpoints::newest`]; [`Error::Data`] if there are checkpoints and none is sound.
+pub fn newest_checkpoint(run: &Path) -> Result<Option<PathBuf>> {
     let checkpoints = Checkpoints::new(&System, run);
     match checkpoints.newest()? {
         (Some(step), _) => Ok(Some(checkpoints.path(step))),
@@ -31,16 +32,16 @@ pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// True for the folder of a checkpoint.
+/// Returns whether a folder is a checkpoint.
 #[must_use]
-pub fn is_one(dir: &Path) -> bool {
+pub fn is_checkpoint(dir: &Path) -> bool {
     dir.join(MANIFEST).exists() && dir.join(WEIGHTS).exists()
 }
 
-/// Reads the weights of the checkpoint in `dir`, a model of the shape `config`.
+/// Reads the weights of the checkpoint in `dir`, of a model with the shape `config`.
 ///
 /// # Errors
-/// [`Error::Data`] if the file cannot be read, or as [`read`].
+/// [`Error::Data`] if the file cannot be read; those of [`read`].
 pub fn load(dir: &Path, config: Config) -> Result<Weights> {
     let path = dir.join(WEIGHTS);
     let map = Mapped::open_own(&path)?;
@@ -49,10 +50,10 @@ pub fn load(dir: &Path, config: Config) -> Result<Weights> {
     weights
 }
 
-/// One value for every parameter, from tensors whose names begin with `prefix`.
+/// Returns one value per parameter, such as its weights, from the tensors whose names begin with `prefix`.
 ///
 /// # Errors
-/// [`Error::Data`] if a tensor is missing or of another shape.
+/// [`Error::Data`] if a tensor is missing or has another shape.
 pub fn read(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<Weights> {
     let wrong = |fault: Fault| Error::data(fault.within(path.display()));
     let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(format!("is not safetensors ({e})").into()))?;
@@ -66,7 +67,7 @@ pub fn read(path: &Path, bytes: &[u8], config: Config, prefix: &str) -> Result<W
         }
         Ok(tensor)
     };
-    // all of them are there before room is made for any: the shape is what another file claims
+    // find all tensors before allocating any: the shape comes from another file
     let tensors = PARAMS.iter().map(tensor).collect::<Result<Vec<_>>>()?;
     let values = tensors.iter().map(|tensor| bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()));
     Ok(Weights { config, tensors: values.collect() })
@@ -80,7 +81,7 @@ mod tests {
     use crate::formats::safetensors_file::{self, Entry};
 
     #[test]
-    fn a_shape_that_the_file_has_not_is_refused_before_room_is_made() {
+    fn a_shape_that_the_file_does_not_have_is_refused_before_memory_is_allocated() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::new(4, 5, 1, 1, 8).unwrap();
         let weights = crate::model::init::init(config, 1);

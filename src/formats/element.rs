@@ -1,4 +1,4 @@
-//! The element types that weights are written in.
+//! Element types of stored weights.
 
 use std::io::{self, Write};
 
@@ -8,10 +8,10 @@ use safetensors::Dtype;
 use crate::error::{Error, Fault, Result};
 use crate::model::params::{PARAMS, Weights};
 
-/// How a weight is stored in a file.
+/// Element type of weights in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Element {
-    /// 32-bit float: what training computes with.
+    /// 32-bit float, as training uses.
     #[default]
     F32,
     /// IEEE half precision, rounded to nearest even.
@@ -20,11 +20,11 @@ pub enum Element {
     Bf16,
 }
 
-/// Values that are encoded before they are written.
+/// Number of values that are encoded at once.
 const BATCH: usize = 1 << 14;
 
 impl Element {
-    /// Bytes of one element.
+    /// Returns the bytes per element.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -33,7 +33,7 @@ impl Element {
         }
     }
 
-    /// The name in flags.
+    /// Returns the name in flags.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Element {
         }
     }
 
-    /// The name in Hugging Face's configurations.
+    /// Returns the name in Hugging Face's configurations.
     pub(super) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -60,7 +60,7 @@ impl Element {
         }
     }
 
-    /// Writes values, little-endian.
+    /// Writes values in little-endian order.
     pub(super) fn write(self, values: &[f32], out: &mut dyn Write) -> io::Result<()> {
         match self {
             Self::F32 if cfg!(target_endian = "little") => out.write_all(bytemuck::cast_slice(values)),
@@ -70,7 +70,7 @@ impl Element {
         }
     }
 
-    /// The f32 that reading gives back what writing made of a finite `value`; infinite where it is too large.
+    /// Rounds a finite `value` to this element type and back to f32. The result is infinite if the value is too large.
     pub(super) fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
@@ -79,23 +79,23 @@ impl Element {
         }
     }
 
-    /// Refuses weights that this element type turns into infinity.
+    /// Fails if this element type turns a weight into infinity.
     pub(super) fn check(self, weights: &Weights) -> Result<()> {
         PARAMS.iter().zip(&weights.tensors).try_for_each(|(param, values)| self.check_values(param.name, values))
     }
 
-    /// Refuses the values of one tensor, see [`check`](Self::check).
+    /// Fails if this element type turns a value of the tensor `name` into infinity.
     pub(super) fn check_values(self, name: &str, values: &[f32]) -> Result<()> {
         let found = if self == Self::F32 { None } else { values.iter().find(|x| self.round(**x).is_infinite()) };
         found.map_or(Ok(()), |value| Err(too_large(name, *value, self.name())))
     }
 }
 
-/// The error for a value that an element type cannot hold.
+/// Returns the error for a value that an element type cannot represent.
 pub(super) fn too_large(name: &str, value: f32, element: &str) -> Error {
     Error::data(
-        Fault::at("weights", format!("`{name}` holds {value}"))
-            .expected(format!("numbers that {element} can hold"))
+        Fault::at("weights", format!("`{name}` contains {value}"))
+            .expected(format!("numbers that {element} can represent"))
             .advice(if element == "bf16" { "try f32" } else { "try bf16 or f32" }),
     )
 }
@@ -142,7 +142,7 @@ mod tests {
         for (value, want) in [
             (1.0, 0x3c00),
             (-2.0, 0xc000),
-            // halfway between 1 and the next half: the even one; a little more: the next
+            // halfway between 1 and the next half rounds to the even one; a little more rounds to the next
             (1.0 + 1.0 / 2048.0, 0x3c00),
             (1.0 + 1.0 / 2048.0 + f32::EPSILON, 0x3c01),
             (1.0 + 3.0 / 2048.0, 0x3c02),
@@ -163,14 +163,14 @@ mod tests {
         assert!(Element::F32.check(&weights).is_ok());
         let error = Element::Bf16.check(&weights).unwrap_err();
         let Error::Data(fault) = &error else { panic!("{error:?}") };
-        assert!(fault.what.contains("`fcb` holds 340282350000000000000000000000000000000"), "{error}");
-        assert_eq!((&*fault.expected, &*fault.advice), ("numbers that bf16 can hold", "try f32"));
+        assert!(fault.what.contains("`fcb` contains 340282350000000000000000000000000000000"), "{error}");
+        assert_eq!((&*fault.expected, &*fault.advice), ("numbers that bf16 can represent", "try f32"));
         // 65519 rounds to the largest half, 65520 to infinity
         weights.get_mut("fcb", 0)[3] = -65_519.0;
         assert!(Element::F16.check(&weights).is_ok());
         weights.get_mut("fcb", 0)[3] = -65_520.0;
         assert!(Element::Bf16.check(&weights).is_ok());
         let error = Element::F16.check(&weights).unwrap_err().to_string();
-        assert_eq!(error, "weights: `fcb` holds -65520, expected numbers that f16 can hold; try bf16 or f32");
+        assert_eq!(error, "weights: `fcb` contains -65520, expected numbers that f16 can represent; try bf16 or f32");
     }
 }

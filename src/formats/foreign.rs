@@ -1,5 +1,5 @@
-//! Files that are found in the place of a model's and are something else: pointers of Git LFS, a server's answer, pickles,
-//! models for other programs.
+//! Recognises files in place of a model's files that are something else: pointers of Git LFS, responses of a server,
+//! pickles, models for other programs.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -12,20 +12,20 @@ use crate::files::open;
 
 /// Advice for weights that transformers saved as a pickle.
 pub const SAVE_PRETRAINED: &str = "try in Python `GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(DIR)`";
-/// Advice for weights in nanoGPT's layout, be they a pickle or not.
+/// Advice for weights in nanoGPT's layout, in a pickle or not.
 pub const FROM_NANOGPT: &str = "for nanoGPT's weights try the Python lines at the end of `wgpt convert --help`";
 
 const SAFETENSORS: &str = "try the same model's folder with model.safetensors";
 const DOWNLOAD: &str = "try downloading it again";
 
-/// Bytes of a file that are looked at.
+/// Number of first bytes that decide a file's kind.
 const START_BYTES: u64 = 1 << 16;
-/// The longest answer of a server that is taken for one.
+/// Longest text, in bytes, that counts as a server's response in place of a file.
 const ANSWER_BYTES: usize = 256;
-/// Endings of files that PyTorch's `torch.save` writes.
+/// Extensions of files that PyTorch's `torch.save` writes.
 const PICKLES: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
 
-/// Says what to do with a kind of file that is no model.
+/// Returns advice for a kind of file that is not a model.
 fn advice(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::LfsPointer => "try `git lfs pull`",
@@ -41,21 +41,22 @@ fn advice(kind: Kind) -> Option<&'static str> {
 /// Reads the first bytes of a file, enough for [`fault`].
 ///
 /// # Errors
-/// As [`open::input`].
-pub fn start(path: &Path) -> io::Result<Vec<u8>> {
+/// Those of [`open::input`].
+pub fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     open::input(path)?.take(START_BYTES).read_to_end(&mut start)?;
     Ok(start)
 }
 
-/// Says what a file is that begins with `start`, if it can be no weights. Nothing is said of where the file is.
+/// Returns a fault that names the kind of a file that begins with `start`, if it cannot contain weights. The fault has
+/// no place.
 #[must_use]
 pub fn fault(path: &Path, start: &[u8]) -> Option<Fault> {
     kind(path, start).or_else(|| answer(start))
 }
 
-/// Says what a file is that begins with `start`, if it can be no configuration and no file of a tokenizer: these are texts
-/// themselves, and may be short.
+/// Returns a fault as [`fault`] does, if a file that begins with `start` can be neither a configuration nor a
+/// tokenizer's file. These files are texts themselves and may be short.
 #[must_use]
 pub fn text_fault(path: &Path, start: &[u8]) -> Option<Fault> {
     let text = start.trim_ascii();
@@ -64,10 +65,10 @@ pub fn text_fault(path: &Path, start: &[u8]) -> Option<Fault> {
     kind(path, start).or_else(|| answer(start).filter(|_| is_line))
 }
 
-/// Parses a file of JSON. One that is something else is named.
+/// Parses a file of JSON.
 ///
 /// # Errors
-/// A fault without a place.
+/// A fault without a place, which names the kind of file if it is not JSON.
 pub fn json(path: &Path, text: &[u8]) -> Result<Value, Fault> {
     serde_json::from_slice(without_bom(text))
         .map_err(|e| text_fault(path, text).unwrap_or_else(|| format!("broken JSON ({e})").into()))
@@ -83,7 +84,7 @@ fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
         return Some(Fault::from(kind.name()).advice(advice));
     }
     let is_zip = start.starts_with(b"PK\x03\x04");
-    // a zip, or a bare pickle of protocol 2 to 5: what torch.save writes, now and formerly
+    // torch.save writes a zip, or in older versions a bare pickle of protocol 2 to 5
     let is_pickle = start.first() == Some(&0x80) && matches!(start.get(1), Some(2..=5));
     if is_pickle || is_zip && (PICKLES.contains(&extension) || contains(start, b"data.pkl")) {
         return Some(pickle(path));
@@ -91,14 +92,14 @@ fn kind(path: &Path, start: &[u8]) -> Option<Fault> {
     if is_zip {
         return Some(Fault::from("a zip archive").advice("try unpacking it"));
     }
-    // the number of ONNX's version, then the name of the program that wrote the file
+    // ONNX's version number, then the name of the program that wrote the file
     if extension == "onnx" || matches!(start, [8, 1..=31, 0x12, ..]) {
-        return Some(Fault::from("an ONNX model, which is not read").advice(SAFETENSORS));
+        return Some(Fault::from("an ONNX model, which is not supported").advice(SAFETENSORS));
     }
     page(start)
 }
 
-/// Pickles are never read: reading one runs what it says.
+/// Returns the fault of a pickle. Pickles are never read, because reading one runs the code in it.
 fn pickle(path: &Path) -> Fault {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let advice = if name.starts_with("pytorch_model") {
@@ -111,7 +112,7 @@ fn pickle(path: &Path) -> Fault {
         .advice(advice)
 }
 
-/// A page that a server sent, saved under the file's name.
+/// Returns the fault of a web page saved under the file's name.
 fn page(start: &[u8]) -> Option<Fault> {
     let text = without_bom(start).trim_ascii();
     let head = text[..text.len().min(1024)].to_ascii_lowercase();
@@ -122,7 +123,7 @@ fn page(start: &[u8]) -> Option<Fault> {
     head.starts_with(b"<?xml").then_some(xml)
 }
 
-/// The line in which a server says that it has no such file.
+/// Returns the fault of a short text, such as a server's message that there is no such file.
 fn answer(start: &[u8]) -> Option<Fault> {
     let text = without_bom(start).trim_ascii();
     let line = std::str::from_utf8(text).ok().filter(|line| (1..=ANSWER_BYTES).contains(&line.len()))?;
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_nothing_else() {
+    fn weights_have_no_fault() {
         let header = b"\x40\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"}}";
         for start in [&header[..], &20_240_326_i32.to_le_bytes(), &[1, 2], &[7; 2000]] {
             assert_eq!(fault(Path::new("model.bin"), start), None, "{start:?}");

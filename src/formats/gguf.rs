@@ -1,7 +1,8 @@
-//! GGUF, the file of llama.cpp and of what is built on it: a model's weights, its shape and its tokenizer.
+//! Writes GGUF, the file format of llama.cpp and of programs built on it: a model's weights, shape and tokenizer.
 //!
-//! Keys, names and element types are those that llama.cpp's own converter writes for GPT-2: vectors and positions are f32
-//! in every file; the output layer is left out, and llama.cpp takes the embedding. Matrices are (out, in) there as here.
+//! Keys, names and element types are those that llama.cpp's own converter writes for GPT-2. Vectors and positions are
+//! f32 in every file. The output layer is left out; llama.cpp uses the embedding instead. Matrices are (out, in), as
+//! here.
 
 use std::path::Path;
 
@@ -37,12 +38,12 @@ const NAMES: [(&str, &str); 16] = [
 /// Version of ggml's quantized layouts.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// Writes a model into the file `path`, whole or not at all.
+/// Writes a model into the file `path` atomically.
 ///
-/// Matrices are stored as `storage` says, vectors and positions as f32. A matrix whose rows are no multiple of 32 long is
-/// stored as f16 in place of Q8_0, which a notice says. Of a `vocabulary` with fewer tokens than the model has rows the
-/// rest is unused tokens; without a vocabulary, or with one of more tokens, the file has no tokenizer, and programs that
-/// read it take token ids only. No tensor is held a second time.
+/// Matrices are stored as `storage`, vectors and positions as f32. A matrix whose row length is not a multiple of 32 is
+/// stored as f16 instead of Q8_0, with a notice. If `vocabulary` has fewer tokens than the model has rows, unused
+/// tokens fill the rest. Without a vocabulary, or with one that has more tokens than rows, the file has no tokenizer,
+/// and programs that read it accept token ids only. No tensor is copied in memory.
 ///
 /// # Errors
 /// [`crate::error::Error::Output`] naming the file if writing fails; [`crate::error::Error::Data`] if a weight is too
@@ -61,11 +62,12 @@ pub fn save(path: &Path, weights: &Weights, storage: Storage, vocabulary: Option
     let narrow = tensors.iter().filter(|t| storage == Storage::Q8_0 && t.storage == Storage::Plain(Element::F16));
     match narrow.count() {
         0 => {}
-        count => log::warn!(
-            "{}: {count} matrices are stored as f16: their rows are no multiple of {} long, as q8_0 asks",
-            path.display(),
-            q8_0::BLOCK
-        ),
+        count => {
+            let matrices = if count == 1 { "1 matrix is".to_owned() } else { format!("{count} matrices are") };
+            let block = q8_0::BLOCK;
+            let place = path.display();
+            log::warn!("{place}: {matrices} stored as f16: q8_0 requires row lengths that are multiples of {block}");
+        }
     }
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let elements = tensors.iter().map(|tensor| tensor.values.len()).sum();
@@ -74,7 +76,7 @@ pub fn save(path: &Path, weights: &Weights, storage: Storage, vocabulary: Option
     gguf_file::write(path, &keys, &tensors)
 }
 
-/// Every tensor of the model, layer by layer.
+/// Returns every tensor of the model, layer by layer.
 fn tensors(weights: &Weights, storage: Storage) -> Vec<Tensor<'_>> {
     let config = &weights.config;
     let in_layer = |layer: usize| (0..PARAMS.len()).filter(move |i| layer == 0 || PARAMS[*i].per_layer);
@@ -86,10 +88,10 @@ fn tensor(weights: &Weights, param: usize, layer: usize, storage: Storage) -> Te
     let config = &weights.config;
     let (ours, name) = NAMES[param];
     let [rows, columns] = (PARAMS[param].shape)(config);
-    // the padding of the vocabulary is ours alone
+    // the padding of the vocabulary is not stored
     let rows = if ours == "wte" { config.vocab } else { rows };
     let start = layer * PARAMS[param].elements(config);
-    // all tensors of two axes decay, and no others
+    // exactly the tensors with two axes decay
     let is_matrix = PARAMS[param].decays;
     let storage = match storage {
         _ if !is_matrix || ours == "wpe" => Storage::Plain(Element::F32),
@@ -148,7 +150,7 @@ fn tokenizer_keys(config: &Config, vocabulary: Option<Vocabulary>) -> Vec<(&'sta
     keys
 }
 
-/// The number of weights in at least two digits, as `124M`.
+/// Returns the number of weights with at least two digits, as `124M`.
 fn size_label(elements: usize) -> String {
     let elements = elements as f64;
     let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")];

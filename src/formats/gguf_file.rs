@@ -1,8 +1,8 @@
-//! Writes GGUF files, version 3, tensor by tensor, so that a model is never held twice.
+//! Writes GGUF files, version 3, tensor by tensor, so that a model is never in memory twice.
 //!
-//! The layout, all little-endian: the magic, the version, how many tensors and keys there are; the keys with their values;
-//! for each tensor its name, its dimensions with the fastest first, its type and its offset; then the tensors, each at a
-//! multiple of 32 bytes.
+//! The layout, all little-endian: the magic, the version, the numbers of tensors and keys; the keys with their values;
+//! for each tensor its name, its dimensions with the fastest first, its type and its offset; then the tensors, each at
+//! a multiple of 32 bytes.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,29 +19,29 @@ const VERSION: u32 = 3;
 /// The value of a key.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// A whole number.
+    /// An unsigned number.
     U32(u32),
-    /// A number.
+    /// A float.
     F32(f32),
     /// A text.
     Text(String),
-    /// Texts, or none.
+    /// A list of texts, possibly empty.
     Texts(Vec<String>),
-    /// Whole numbers.
+    /// A list of signed numbers.
     I32s(Vec<i32>),
 }
 
-/// A tensor's representation.
+/// The representation of a tensor in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// Number by number.
+    /// Single elements.
     Plain(Element),
-    /// In blocks of [`q8_0`].
+    /// Blocks of [`q8_0`].
     Q8_0,
 }
 
 impl Storage {
-    /// The name in flags.
+    /// Returns the name in flags.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Storage {
         }
     }
 
-    /// ggml's number of the type.
+    /// Returns ggml's number for the type.
     fn id(self) -> u32 {
         match self {
             Self::Plain(Element::F32) => 0,
@@ -78,17 +78,17 @@ impl Storage {
 /// A tensor to be written.
 #[derive(Debug, Clone)]
 pub struct Tensor<'a> {
-    /// Its name in the file.
+    /// Name in the file.
     pub name: String,
-    /// Its shape, last axis fastest.
+    /// Shape, last axis fastest.
     pub shape: Vec<usize>,
-    /// Its representation.
+    /// Representation in the file.
     pub storage: Storage,
-    /// Its values.
+    /// Values.
     pub values: &'a [f32],
 }
 
-/// Writes the file `path` whole or not at all, see [`atomic::write`].
+/// Writes the file `path` atomically, see [`atomic::write`].
 ///
 /// # Errors
 /// [`crate::error::Error::Output`] naming `path`.
@@ -127,7 +127,7 @@ fn header(keys: &[(&str, Value)], tensors: &[Tensor]) -> Vec<u8> {
     out
 }
 
-/// A value behind the number of its type.
+/// Appends the number of a value's type and the value.
 fn put_value(out: &mut Vec<u8>, value: &Value) {
     const U32: u32 = 4;
     const I32: u32 = 5;

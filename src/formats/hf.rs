@@ -1,4 +1,5 @@
-//! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes.
+//! Folders in the layout of Hugging Face's GPT-2: config.json and model.safetensors, as `transformers` reads and writes
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,28 +16,28 @@ use crate::files::atomic;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 
-/// The model's shape.
+/// Name of the file with the model's shape.
 pub(super) const CONFIG: &str = "config.json";
-/// Its weights.
+/// Name of the file with the weights.
 pub(super) const WEIGHTS: &str = "model.safetensors";
 
 /// Reads the model in the folder `dir`.
 ///
-/// Weights are f64 (rounded), f32, f16 or bf16, in one file or several, under names with any of the prefixes that
-/// wrappers of a model put before them. Passed over are an `lm_head.weight` equal to `wte.weight` (which it stands for
-/// where there is no `wte.weight`), the masks of older files, and other heads, which are named. Matrices come out as
-/// (out, in), and `wte` with zero rows up to the padded vocabulary. The files must not change while they are read.
+/// Weights are f64 (rounded), f32, f16 or bf16, in one file or several. Their names may have any of the prefixes that
+/// wrappers of a model add. An `lm_head.weight` equal to `wte.weight` is ignored; without a `wte.weight` it takes its
+/// place. The masks of older files are ignored, and so are other heads, with a notice. Matrices are returned as (out,
+/// in), and `wte` with zero rows up to the padded vocabulary. The files must not change while they are read.
 ///
 /// # Errors
-/// [`Error::Data`] naming file and tensor: a folder or file is missing or broken, it is not a GPT-2 that this program
-/// computes, a tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
+/// [`Error::Data`] naming file and tensor if a folder or file is missing or broken, the model is not a supported GPT-2,
+/// a tensor is missing, unknown or contradicts the configuration, or a weight is not finite.
 pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     let described = describe_all(dir)?;
     let files = Files::find(dir)?;
     let maps = files.paths.iter().map(|path| files.open(path)).collect::<Result<Vec<_>>>()?;
     let tensors = Tensors::new(&files, &maps)?;
     tensors.check(&described)?;
-    // so far only headers were read; each tensor's bytes are given back once they are decoded
+    // so far only headers were read; the memory of each tensor's bytes is released after decoding
     let mut weights = Weights::zeros(described.config);
     for slot in slots(&described.config) {
         tensors.read(&slot, &mut weights)?;
@@ -44,10 +45,10 @@ pub fn load(dir: &Path) -> Result<(Weights, ModelInfo)> {
     Ok((weights, described.info))
 }
 
-/// Reads the shape of the model in the folder `dir`, and what else its config.json says.
+/// Reads the shape of the model in the folder `dir`, and the other entries of its config.json.
 ///
 /// # Errors
-/// [`Error::Data`] as [`load`], but for the weights.
+/// Those of [`load`], except the ones about weights.
 pub fn describe(dir: &Path) -> Result<(Config, ModelInfo)> {
     describe_all(dir).map(|described| (described.config, described.info))
 }
@@ -61,22 +62,22 @@ fn describe_all(dir: &Path) -> Result<hf_config::Described> {
     hf_config::read(&dir.join(CONFIG))
 }
 
-/// Writes `weights` into the folder `dir`, which is made if it is missing; all tensors are f32.
+/// Writes `weights` as f32 into the folder `dir`, which is created if it is missing.
 ///
-/// Each file is written beside its final name, forced to disk and renamed, model.safetensors before config.json. The
-/// padding of the vocabulary is not written. No more than one tensor is held a second time.
+/// Each file is written under a temporary name next to its final one, synced to disk and renamed, model.safetensors
+/// before config.json. The padding of the vocabulary is not written. At most one tensor at a time is copied in memory.
 ///
 /// # Errors
-/// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` lies outside the
+/// [`Error::Output`] naming the file if writing fails; [`Error::Usage`] if a token id of `info` is outside the
 /// vocabulary; [`Error::Shape`] if a tensor of `weights` has the wrong size.
 pub fn save(dir: &Path, weights: &Weights, info: &ModelInfo) -> Result<()> {
     save_as(dir, weights, info, Element::F32)
 }
 
-/// As [`save`], in another element type.
+/// Writes weights as [`save`] does, in the given element type.
 ///
 /// # Errors
-/// As [`save`]; [`Error::Data`] if a weight becomes infinite in f16 or bf16.
+/// Those of [`save`]; [`Error::Data`] if a weight becomes infinite in f16 or bf16.
 pub fn save_as(dir: &Path, weights: &Weights, info: &ModelInfo, element: Element) -> Result<()> {
     check_sizes(weights)?;
     element.check(weights)?;

@@ -1,4 +1,4 @@
-//! config.json of a Hugging Face GPT-2 folder.
+//! Reads and writes config.json of a Hugging Face GPT-2 folder.
 
 use std::io;
 use std::path::Path;
@@ -11,17 +11,18 @@ use crate::error::{Error, Fault, Result};
 use crate::files::{atomic, bounded, open};
 use crate::model::config::{Config, GPT2_VOCAB};
 
-/// The longest file of JSON that is read.
+/// Longest file of JSON that is read, in bytes.
 const JSON_BYTES: u64 = 2 << 20;
-/// The names under which transformers has GELU by tanh.
+/// transformers' names of the tanh approximation of GELU.
 const TANH_GELUS: [&str; 4] = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"];
-/// The one epsilon of the layer norms.
+/// The only supported epsilon of layer norms.
 const EPSILON: f32 = 1e-5;
 
-/// What a folder says about its model beyond shape and weights.
+/// Entries of config.json beyond the model's shape.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelInfo {
-    /// The key `wgpt_tokenizer`: `gpt2`, `bytes`, `own` for that of the files beside it, or whatever else it says.
+    /// Value of the key `wgpt_tokenizer`: `gpt2`, `bytes`, `own` for the tokenizer files in the folder, or any other
+    /// text.
     pub tokenizer: Option<String>,
     /// Id that begins a text, below V.
     pub bos: Option<u32>,
@@ -30,7 +31,7 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
-    /// What goes with a tokenizer: for `gpt2` and `bytes` text begins and ends with id 50256 and 256.
+    /// Returns the entries for a tokenizer. Texts of `gpt2` begin and end with id 50256, those of `bytes` with 256.
     #[must_use]
     pub fn for_tokenizer(name: &str) -> Self {
         let end = match name {
@@ -42,21 +43,21 @@ impl ModelInfo {
     }
 }
 
-/// A model as config.json describes it.
+/// The description of a model in config.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// Its shape.
+    /// Shape of the model.
     pub config: Config,
     /// Tokenizer and special ids.
     pub info: ModelInfo,
-    /// False if the output layer is said to have weights of its own. They may still be equal to the embedding's.
+    /// Whether the output layer shares the embedding's weights. If false, separate weights may still be equal to them.
     pub tied: bool,
 }
 
-/// Reads config.json at `path`; what we cannot compute is refused.
+/// Reads config.json at `path`.
 ///
 /// # Errors
-/// [`Error::Data`] if the file is missing, is not JSON, or describes something else than a GPT-2 of ours.
+/// [`Error::Data`] if the file is missing, is not JSON, or describes a model that is not a supported GPT-2.
 pub fn read(path: &Path) -> Result<Described> {
     let place = path.display().to_string();
     let text = read_small(path).map_err(|e| {
@@ -68,10 +69,10 @@ pub fn read(path: &Path) -> Result<Described> {
     Reader { place: &place, value }.read()
 }
 
-/// Parses the JSON of the file `path`. A file that is something else is named.
+/// Parses the JSON of the file `path`.
 ///
 /// # Errors
-/// [`Error::Data`].
+/// [`Error::Data`], which names the kind of file if it is not JSON.
 pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
     foreign::json(path, text).map_err(|fault| Error::data(fault.within(path.display())))
 }
@@ -79,12 +80,12 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
 /// Reads a file of JSON that describes a model.
 ///
 /// # Errors
-/// What the system says, or that the file has more than 2 MiB: parsed, JSON takes many times its length.
+/// The system's error, or an error if the file has more than 2 MiB: parsed JSON takes many times its length in memory.
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     bounded::read(path, JSON_BYTES, "a description of a model")
 }
 
-/// Writes config.json at `path`, whole or not at all.
+/// Writes config.json at `path` atomically.
 ///
 /// # Errors
 /// [`Error::Output`] if writing fails.
@@ -93,7 +94,7 @@ pub fn write(path: &Path, config: &Config, info: &ModelInfo, element: Element) -
     atomic::write(path, |out| out.write_all(text.as_bytes()))
 }
 
-/// Refuses token ids that the vocabulary does not have.
+/// Fails if a token id is outside the vocabulary.
 ///
 /// # Errors
 /// [`Error::Usage`] naming the id.
@@ -137,7 +138,7 @@ fn text(config: &Config, info: &ModelInfo, element: Element) -> String {
     format!("{value:#}\n")
 }
 
-/// The JSON object, with the file's name for messages.
+/// The JSON object, and the file's name for messages.
 struct Reader<'a> {
     place: &'a str,
     value: Value,
@@ -162,9 +163,9 @@ impl Reader<'_> {
         Ok(Described { config, info: self.info(config.vocab), tied })
     }
 
-    /// Everything that changes what the model computes must be as GPT-2 has it. Dropouts do not matter (there are none
-    /// here), nor does `reorder_and_upcast_attn`, which only orders the same maths so that f16 holds it. A key that is
-    /// not there has GPT-2's value.
+    /// Checks that everything that changes the model's computation is as in GPT-2. Dropouts do not matter, because
+    /// there are none here. `reorder_and_upcast_attn` does not matter either: it only reorders the same maths to fit
+    /// the range of f16. A missing key has GPT-2's value.
     fn check_kind(&self) -> Result<()> {
         if self.value.get("model_type").is_some_and(|kind| *kind != "gpt2") {
             return Err(self.refuse("model_type", "\"gpt2\""));
@@ -174,7 +175,7 @@ impl Reader<'_> {
         if classes.is_some_and(|classes| !classes.is_empty() && !classes.iter().any(known)) {
             return Err(self.refuse("architectures", "[\"GPT2LMHeadModel\"]"));
         }
-        // all of them are GELU by tanh; `gelu` is by the error function
+        // all of these are GELU by tanh; `gelu` uses the error function
         let other = |name: &Value| !name.as_str().is_some_and(|name| TANH_GELUS.contains(&name));
         if self.value.get("activation_function").is_some_and(other) {
             return Err(self.refuse("activation_function", "\"gelu_new\""));
@@ -189,16 +190,16 @@ impl Reader<'_> {
             }
         }
         let epsilon = &self.value["layer_norm_epsilon"];
-        // compared as f32, in which some programs write it
+        // compared as f32, because some programs write it in f32 precision
         if !epsilon.is_null() && epsilon.as_f64().map(|e| e as f32) != Some(EPSILON) {
             return Err(self.refuse("layer_norm_epsilon", "1e-5"));
         }
         Ok(())
     }
 
-    /// A size under GPT-2's name for it or, as transformers takes it too, under the name `general` that all models share;
-    /// where a GPT-2 has neither, its `usual` size. At least 1, and small enough that the size of a matrix does not
-    /// overflow.
+    /// Returns a size under GPT-2's name `key` or, as transformers also accepts, under the name `general` that all
+    /// models share. A GPT-2 without either has the `usual` size. Sizes are at least 1, and small enough that the size
+    /// of a matrix does not overflow.
     fn size(&self, key: &str, general: &str, usual: usize) -> Result<usize> {
         let (own, other) = (self.value.get(key), self.value.get(general));
         if let (Some(own), Some(other)) = (own, other)
@@ -224,8 +225,8 @@ impl Reader<'_> {
         ModelInfo { tokenizer, bos: self.id("bos_token_id", vocab), eos: self.id("eos_token_id", vocab) }
     }
 
-    /// A token id, of a list the first. Outside the vocabulary it means nothing: transformers writes GPT-2's 50256 into
-    /// every configuration that does not say otherwise.
+    /// Returns a token id; of a list, the first one. Ignores ids outside the vocabulary: transformers writes GPT-2's
+    /// 50256 into every configuration by default.
     fn id(&self, key: &str, vocab: usize) -> Option<u32> {
         let value = &self.value[key];
         let id = value.as_u64().or_else(|| value[0].as_u64())?;

@@ -1,4 +1,4 @@
-//! The tensors that were found in a folder's files, compared with those that a GPT-2 has.
+//! Compares the tensors found in a folder's files with those of a GPT-2.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -19,27 +19,27 @@ use crate::model::params::Weights;
 
 /// The embedding.
 const WTE: &str = "wte.weight";
-/// The output layer. GPT-2's is `wte`, so nothing of its own is kept of it.
+/// The output layer. GPT-2's is `wte`, so separate weights are only compared with it.
 const LM_HEAD: &str = "lm_head.weight";
-/// GPT-2's output layer has none.
+/// The bias of the output layer, which GPT-2 does not have.
 const LM_HEAD_BIAS: &str = "lm_head.bias";
-/// Elements of two heads that are decoded at a time to be compared.
+/// Number of elements of two heads that are decoded at once for comparison.
 const PIECE: usize = 1 << 20;
-/// Names of passed-over heads in one notice.
+/// Most names of ignored heads in one notice.
 const NAMED: usize = 4;
 
 /// A tensor in a file.
 struct Found<'a> {
-    /// The file it is in.
+    /// Path of the file.
     path: &'a Path,
-    /// Its name as the file spells it.
+    /// Name in the file's spelling.
     name: String,
     view: TensorView<'a>,
     map: &'a Mapped,
 }
 
 impl Found<'_> {
-    /// The fault says what is wrong as the rest of a sentence about the tensor.
+    /// Returns an error about the tensor. `fault` completes the sentence "tensor … ".
     fn error(&self, fault: impl Into<Fault>) -> Error {
         let fault = fault.into();
         data(self.path, Fault { what: format!("tensor `{}` {}", self.name, fault.what), ..fault })
@@ -53,7 +53,7 @@ impl Found<'_> {
         Err(self.error(fault.found(self.view.dtype())))
     }
 
-    /// Decodes elements from `start` on. Values that are not finite are found when the tensor is read.
+    /// Decodes elements from `start` on. Ignores values that are not finite; [`Tensors::read`] reports them.
     fn decode(&self, start: usize, out: &mut [f32]) {
         let width = self.view.dtype().bitsize() / 8;
         let bytes = &self.view.data()[start * width..(start + out.len()) * width];
@@ -66,13 +66,13 @@ impl Found<'_> {
     }
 }
 
-/// The tensors of all files, under their names without prefixes; no masks and no heads of another kind.
+/// The tensors of all files by their names without prefixes, without masks and heads of another kind.
 pub struct Tensors<'a> {
     files: &'a Files,
     found: HashMap<String, Found<'a>>,
-    /// Names of heads that are passed over.
+    /// Names of ignored heads.
     heads: BTreeSet<String>,
-    /// True if `wte` is an `lm_head.weight`.
+    /// Whether an `lm_head.weight` takes the place of `wte`.
     only_head: bool,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Tensors<'a> {
     /// Reads the headers of all files.
     ///
     /// # Errors
-    /// [`Error::Data`] if a file is broken or two tensors are the same one.
+    /// [`Error::Data`] if a file is broken or two tensors are the same parameter.
     pub fn new(files: &'a Files, maps: &'a [Mapped]) -> Result<Self> {
         let mut found: HashMap<String, Found> = HashMap::new();
         let mut heads = BTreeSet::new();
@@ -100,8 +100,8 @@ impl<'a> Tensors<'a> {
                     continue;
                 }
                 let tensor = Found { path, name, view, map };
-                if let Some(twin) = found.get(&key) {
-                    let fault = Fault::from(format!("is a twin of `{}` in {}", twin.name, twin.path.display()));
+                if let Some(duplicate) = found.get(&key) {
+                    let fault = Fault::from(format!("duplicates `{}` in {}", duplicate.name, duplicate.path.display()));
                     return Err(tensor.error(fault.expected(format!("one `{key}`"))));
                 }
                 found.insert(key, tensor);
@@ -114,7 +114,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { files, found, heads, only_head })
     }
 
-    /// Checks everything but the values: each tensor of the configuration is there in its shape, and nothing else is.
+    /// Checks everything but the values: each tensor of the configuration exists in its shape, and no others exist.
     ///
     /// # Errors
     /// [`Error::Data`] naming the tensor.
@@ -130,13 +130,13 @@ impl<'a> Tensors<'a> {
         if self.found.keys().filter(extra).count() != known {
             let names: BTreeSet<String> = slots(config).map(|slot| slot.name).collect();
             let unknown = self.found.iter().filter(|(key, _)| extra(key) && !names.contains(*key));
-            // of several the first by name, so that the message does not change from run to run
+            // the first by name, so that the message does not change from run to run
             if let Some((_, found)) = unknown.min_by_key(|(_, found)| &found.name) {
                 let expected = format!("a plain GPT-2 of {} layers", config.layers);
                 return Err(found.error(Fault::from("is unknown").expected(expected)));
             }
         }
-        self.tell_of_heads();
+        self.warn_about_heads();
         Ok(())
     }
 
@@ -157,8 +157,8 @@ impl<'a> Tensors<'a> {
         found.check_element_type()
     }
 
-    /// An output layer of its own must be the copy of `wte` that GPT-2 takes it for: the same numbers, or what rounding
-    /// one to the other's element type makes of them.
+    /// Checks that separate weights of the output layer are a copy of `wte`, as in GPT-2: the same numbers, or one of
+    /// them rounded to the element type of the other.
     fn check_head(&self, tied: bool) -> Result<()> {
         let wte = self.get(WTE)?;
         let head = self.found.get(LM_HEAD);
@@ -192,7 +192,7 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    fn tell_of_heads(&self) {
+    fn warn_about_heads(&self) {
         if self.heads.is_empty() {
             return;
         }
@@ -202,7 +202,7 @@ impl<'a> Tensors<'a> {
             names.push(&more);
         }
         let place = self.files.dir.display();
-        log::warn!("{place}: heads that text generation does not use are left out: {}", names.join(", "));
+        log::warn!("{place}: ignored heads that text generation does not use: {}", names.join(", "));
     }
 
     fn get(&self, name: &str) -> Result<&Found<'a>> {
@@ -218,7 +218,7 @@ impl<'a> Tensors<'a> {
     /// Reads a tensor into `weights`.
     ///
     /// # Errors
-    /// [`Error::Data`] if a value is not finite, or the file changes.
+    /// [`Error::Data`] if a value is not finite, or the file changed meanwhile.
     pub fn read(&self, slot: &Slot, weights: &mut Weights) -> Result<()> {
         let found = self.get(&slot.name)?;
         let (dtype, bytes) = (found.view.dtype(), found.view.data());
@@ -234,7 +234,7 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// Counts the numbers in which two tensors of one shape differ, beyond what rounding to an element type does.
+/// Counts the positions at which two tensors of the same shape differ by more than rounding to an element type.
 fn differing(a: &Found, b: &Found) -> usize {
     let [round_a, round_b] = [a, b].map(|found| match found.view.dtype() {
         Dtype::F16 => Element::F16,
@@ -243,7 +243,7 @@ fn differing(a: &Found, b: &Found) -> usize {
     });
     let same = |x: f32, y: f32| {
         let rounded = || x.is_finite() && y.is_finite() && (round_a.round(y) == x || round_b.round(x) == y);
-        // numbers that are not finite are refused when the tensor is read
+        // reading a tensor refuses numbers that are not finite
         x == y || x.is_nan() && y.is_nan() || rounded()
     };
     let elements = a.elements();
@@ -257,7 +257,7 @@ fn differing(a: &Found, b: &Found) -> usize {
     pieces.sum()
 }
 
-/// `(2, 3)`.
+/// Returns a shape as text: `(2, 3)`.
 fn shape(shape: &[usize]) -> String {
     let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
     format!("({})", axes.join(", "))

@@ -1,4 +1,4 @@
-//! The tensors of Hugging Face's GPT-2: what ours are called there, how they lie, and element types.
+//! The tensors of Hugging Face's GPT-2: their names, layouts and element types.
 
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -7,20 +7,20 @@ use super::transpose::transpose;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
 
-/// What `GPT2LMHeadModel` puts before the names of the model proper; `GPT2Model` and OpenAI's files do without.
+/// Prefix of the model's tensor names in `GPT2LMHeadModel`; `GPT2Model` and OpenAI's files have none.
 pub const PREFIX: &str = "transformer.";
 
-/// Values that one task of the thread pool decodes.
+/// Number of values that one task of the thread pool decodes.
 const TASK: usize = 1 << 16;
 
-/// How Hugging Face stores a tensor of ours.
+/// Hugging Face's layout of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// One axis.
     Vector,
-    /// Rows and columns as ours; of `wte` the first V rows.
+    /// Rows and columns as in [`PARAMS`]; for `wte`, only the first V rows.
     Rows,
-    /// `Conv1D`: (in, out) where ours is (out, in).
+    /// `Conv1D`: (in, out), where [`PARAMS`] has (out, in).
     Transposed,
 }
 
@@ -56,7 +56,8 @@ pub struct Slot {
     layout: Layout,
 }
 
-/// Every tensor a model of this shape has in a file. Lazy: a broken configuration may claim any number of layers.
+/// Returns every tensor that a file has for a model of this shape. The iterator is lazy, because a broken configuration
+/// may claim any number of layers.
 pub fn slots(config: &Config) -> impl Iterator<Item = Slot> + use<> {
     let config = *config;
     (0..config.layers).flat_map(move |layer| {
@@ -81,21 +82,21 @@ impl Slot {
         self.shape.iter().product()
     }
 
-    /// True for a shape that is this one with rows and columns exchanged, as nanoGPT stores matrices.
+    /// Returns whether `shape` is this tensor's shape with rows and columns exchanged, as nanoGPT stores matrices.
     pub fn is_transposed(&self, shape: &[usize]) -> bool {
         self.layout == Layout::Transposed && shape.iter().rev().eq(&self.shape)
     }
 
-    /// Where the values stand in [`Weights::tensors`]`[self.param]`: of `wte` without the padding.
+    /// Returns the range of the values in [`Weights::tensors`]`[self.param]`; for `wte`, without the padding.
     fn range(&self, config: &Config) -> std::ops::Range<usize> {
         let start = self.layer * PARAMS[self.param].elements(config);
         start..start + self.elements()
     }
 
-    /// Puts the tensor into `weights`; `decode` fills in its values in the file's order and is called once.
+    /// Writes the tensor into `weights`. `decode` is called once and writes the values in the file's order.
     ///
     /// # Errors
-    /// As `decode`: the index in the file's order and the value of the first element that is not finite.
+    /// That of `decode`: the index in the file's order and the value of the first element that is not finite.
     pub fn read(
         &self,
         weights: &mut Weights,
@@ -113,7 +114,7 @@ impl Slot {
         Ok(())
     }
 
-    /// The tensor's values in the file's order.
+    /// Returns the tensor's values in the file's order.
     pub fn values<'a>(&self, weights: &'a Weights) -> std::borrow::Cow<'a, [f32]> {
         let values = &weights.tensors[self.param][self.range(&weights.config)];
         match self.shape[..] {
@@ -131,7 +132,7 @@ impl Slot {
 /// recomputation.
 const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-/// A tensor's name as `GPT2Model` has it: without wrappers, and without the names of the models around it.
+/// Returns a tensor's name as in `GPT2Model`, without wrappers and the names of enclosing models.
 #[must_use]
 pub fn plain_name(name: &str) -> String {
     let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
@@ -139,7 +140,7 @@ pub fn plain_name(name: &str) -> String {
     parts.join(".")
 }
 
-/// Tensors that a folder may hold and that hold nothing to learn: the causal masks of older files.
+/// Returns whether a tensor is a buffer instead of a parameter: a causal mask of older files.
 pub fn is_buffer(name: &str) -> bool {
     let layer = name
         .strip_prefix("h.")
@@ -147,25 +148,25 @@ pub fn is_buffer(name: &str) -> bool {
     layer.is_some_and(|layer| layer.parse::<usize>().is_ok())
 }
 
-/// True for the tensors of heads beside GPT-2's output layer: of classifiers, of multiple choice, of values. The model
-/// computes the same without them.
+/// Returns whether a tensor belongs to a head other than GPT-2's output layer: of a classifier, of multiple choice, or
+/// of values. Without these, the model computes the same.
 pub fn is_other_head(name: &str) -> bool {
     let head = name.split('.').next().unwrap_or_default();
     let ends = head.ends_with("_head") || head.ends_with("_heads");
     ends && head != "lm_head" || ["score", "classifier", "summary", "qa_outputs"].contains(&head)
 }
 
-/// The element types we read.
+/// The supported element types.
 pub const ELEMENT_TYPES: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
 
-/// Decodes little-endian values to f32, those of f64 rounded to nearest. All of `out` is written, also on an error.
+/// Decodes little-endian values to f32; f64 is rounded to nearest. Writes all of `out`, also on an error.
 ///
 /// # Errors
-/// Index and value of the first that is not finite.
+/// Index and value of the first value that is not finite.
 ///
 /// # Panics
-/// If `bytes` are not as many as `out` and `dtype` say, or `dtype` is none of [`ELEMENT_TYPES`]: both are to be checked
-/// before.
+/// If the length of `bytes` does not match `out` and `dtype`, or `dtype` is not one of [`ELEMENT_TYPES`]. Callers check
+/// both.
 pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::F64 => decode_as(bytes, out, |b| f64::from_le_bytes(b) as f32),
@@ -192,7 +193,7 @@ fn decode_as<const N: usize>(
                 *out = value(*bytes);
                 finite &= out.is_finite();
             }
-            // looked up only when there is one: the loop above has no exit and so runs in vectors
+            // searched only if there is one: the loop above has no exit, so that it is vectorised
             let bad = if finite { None } else { out.iter().position(|x| !x.is_finite()) };
             bad.map(|i| (task * TASK + i, out[i]))
         })
@@ -200,7 +201,7 @@ fn decode_as<const N: usize>(
     first.map_or(Ok(()), Err)
 }
 
-/// IEEE half precision to single, exact.
+/// Converts IEEE half precision to single precision, exactly.
 fn f16_to_f32(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let exponent = u32::from(half >> 10 & 0x1f);

@@ -18,7 +18,7 @@ fn config() -> Config {
     Config::new(24, 257, 2, 3, 36).unwrap()
 }
 
-/// A model in which every value is another.
+/// Returns a model in which all values differ.
 fn model() -> Weights {
     let mut weights = Weights::zeros(config());
     for slot in slots(&config()) {
@@ -36,7 +36,7 @@ fn saved() -> tempfile::TempDir {
     dir
 }
 
-/// A tensor that owns its bytes, to write broken folders with.
+/// A tensor that owns its bytes, for writing broken folders.
 #[derive(Clone)]
 struct Owned(Dtype, Vec<usize>, Vec<u8>);
 
@@ -63,7 +63,7 @@ fn read(path: &Path) -> TensorMap {
     SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(|(name, v)| (name, own(v))).collect()
 }
 
-/// Loads a saved folder whose tensors `change` went over.
+/// Loads a saved folder whose tensors `change` has modified.
 fn load_changed(change: impl FnOnce(&mut TensorMap)) -> Result<(Weights, ModelInfo)> {
     let dir = saved();
     let path = dir.path().join(WEIGHTS);
@@ -73,7 +73,7 @@ fn load_changed(change: impl FnOnce(&mut TensorMap)) -> Result<(Weights, ModelIn
     load(dir.path())
 }
 
-/// Checks for exit code 3 and that the message holds the words.
+/// Checks for exit code 3 and that the message contains the words.
 fn refused(result: Result<(Weights, ModelInfo)>, words: &[&str]) {
     let error = result.expect_err("was accepted");
     assert!(matches!(error, Error::Data(_)), "{error:?}");
@@ -135,7 +135,7 @@ fn sixteen_bit_weights() {
     });
     let (weights, _) = result.unwrap();
     assert!(weights.get("lnfw", 0).iter().all(|x| *x == 1.0));
-    // row 28, column 16 of theirs is the number 28 * 36 + 16 = 0x400, the smallest normal half
+    // row 28, column 16 in the file has the value 28 * 36 + 16 = 0x400, the smallest normal half
     assert_eq!(weights.get("fcprojw", 0)[16 * 144 + 28], 2_f32.powi(-14));
 }
 
@@ -213,7 +213,7 @@ fn missing_files() {
     fs::write(dir.path().join("model.fp16.safetensors"), "").unwrap();
     refused(load(dir.path()), &["model.safetensors: missing, but there is model.fp16.safetensors; try giving it"]);
     fs::write(dir.path().join("model-00001-of-00002.safetensors"), "").unwrap();
-    refused(load(dir.path()), &["index.json: missing beside model-00001-of-00002.safetensors"]);
+    refused(load(dir.path()), &["index.json: missing next to model-00001-of-00002.safetensors"]);
     fs::remove_file(dir.path().join(CONFIG)).unwrap();
     refused(load(dir.path()), &["model-00001-of-00002.safetensors: an empty file"]);
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +249,7 @@ fn tensors_that_contradict_the_config() {
     });
     refused(deeper, &[NAME, "`transformer.h.2.ln_2.bias` is unknown, expected a plain GPT-2 of 2 layers"]);
     let twice = load_changed(|file| drop(file.insert("wte.weight".into(), file["transformer.wte.weight"].clone())));
-    refused(twice, &["wte.weight` is a twin of `", "expected one `wte.weight`"]);
+    refused(twice, &["wte.weight` duplicates `", "expected one `wte.weight`"]);
     let ints = load_changed(|file| file.get_mut(name).unwrap().0 = Dtype::I32);
     refused(ints, &[name, "has another element type, expected F64, F32, F16 or BF16, got I32"]);
 }

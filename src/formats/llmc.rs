@@ -1,5 +1,5 @@
-//! llm.c's model files, such as `gpt2_124M.bin`: 256 little-endian i32, then the 16 tensors of [`PARAMS`] behind one
-//! another, in version 3 as f32 and in version 5 as bf16.
+//! llm.c's model files, such as `gpt2_124M.bin`: 256 little-endian i32, then the 16 tensors of [`PARAMS`] one after the
+//! other, as f32 in version 3 and as bf16 in version 5.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,36 +12,38 @@ use crate::files::atomic;
 use crate::files::kind::LLMC_WEIGHTS;
 use crate::model::config::Config;
 use crate::model::params::{PARAMS, Weights};
+use crate::units::{count, counted};
 
 /// First word of the file.
 const MAGIC: i32 = LLMC_WEIGHTS;
 /// Bytes of the header.
 const HEADER_BYTES: usize = 1024;
-/// The number of positions, vocabulary, layers, heads, channels and padded vocabulary stand from word 2 on.
+/// llm.c's names of the header's words from word 2 on.
 const FIELDS: [&str; 6] = ["max_seq_len", "vocab_size", "num_layers", "num_heads", "channels", "padded_vocab_size"];
-/// More than any model has, and small enough that no product of sizes overflows a u128.
+/// Bound of all sizes: larger than any model's, and small enough that no product of sizes overflows a u128.
 const MOST: i32 = 1 << 24;
 
-/// True if a file begins as one of llm.c's models.
+/// Returns whether a file begins like one of llm.c's models.
 #[must_use]
 pub fn is_magic(start: &[u8]) -> bool {
     start.starts_with(&MAGIC.to_le_bytes())
 }
 
-/// What a header says.
+/// The contents of a header.
 struct Header {
     config: Config,
     padded_vocab: usize,
     element: Element,
 }
 
-/// Reads a model file. It is mapped, each weight decoded once and its bytes given back; it must not change meanwhile.
+/// Reads a model file. The file is mapped, and the memory of its bytes is released as weights are decoded. It must not
+/// change meanwhile.
 ///
-/// The padding rows of `wte` are passed over, however many the file has. Nothing in it tells the tokenizer.
+/// Ignores the padding rows of `wte`, of which a file may have any number. The file does not record a tokenizer.
 ///
 /// # Errors
-/// [`Error::Data`] naming file and field: it cannot be read, is no such file, is shorter or longer than its header
-/// says, or a weight is not finite.
+/// [`Error::Data`] naming file and field if the file cannot be read, is of another kind, is shorter or longer than its
+/// header states, or a weight is not finite.
 pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
     let (map, header) = map(path)?;
     let weights = read(path, &header, &map, &map[HEADER_BYTES..])?;
@@ -51,7 +53,7 @@ pub fn load(path: &Path) -> Result<(Weights, ModelInfo)> {
 /// Reads the shape of a model file.
 ///
 /// # Errors
-/// As [`load`], but for the weights.
+/// Those of [`load`], except the ones about weights.
 pub fn describe(path: &Path) -> Result<Config> {
     map(path).map(|(_, header)| header.config)
 }
@@ -64,8 +66,8 @@ fn map(path: &Path) -> Result<(Mapped, Header)> {
         return Err(data(
             path,
             Fault::from("header is cut short")
-                .expected(format!("at least {HEADER_BYTES} bytes"))
-                .found(size)
+                .expected(format!("at least {}", counted(HEADER_BYTES as u64, "byte")))
+                .found(count(size as u64))
                 .advice("is it a model of llm.c?"),
         ));
     }
@@ -75,11 +77,11 @@ fn map(path: &Path) -> Result<(Mapped, Header)> {
     header.map(|header| (map, header))
 }
 
-/// Writes a model file, whole or not at all: version 3 for f32, version 5 for bf16.
+/// Writes a model file atomically: version 3 for f32, version 5 for bf16.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file if writing fails; [`Error::Data`] if a weight becomes infinite in bf16;
-/// [`Error::Usage`] for f16, of which llm.c has no version.
+/// [`Error::Usage`] for f16, which llm.c does not support.
 pub fn save(path: &Path, weights: &Weights, element: Element) -> Result<()> {
     let version = match element {
         Element::F32 => 3,
@@ -145,15 +147,17 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
                 .found(padded_vocab),
         ));
     }
-    // size first: a broken header must not decide how much is allocated
+    // check the size first: a broken header must not decide how much is allocated
     let config = Config { positions, vocab, layers, heads, channels };
     let want = elements(&config, padded_vocab) * element.bytes() as u128;
     if want != body as u128 {
+        let bytes = u64::try_from(HEADER_BYTES as u128 + want).map_or("more bytes".into(), |n| counted(n, "byte"));
+        let [layers, channels] = [counted(layers as u64, "layer"), counted(channels as u64, "channel")];
         return Err(data(
             path,
             Fault::from("wrong file size")
-                .expected(format!("{} bytes for {layers} layers of {channels} channels", HEADER_BYTES as u128 + want))
-                .found(HEADER_BYTES + body)
+                .expected(format!("{bytes} for {layers} of {channels}"))
+                .found(count((HEADER_BYTES + body) as u64))
                 .advice("try copying it again"),
         ));
     }
@@ -161,7 +165,8 @@ fn header(path: &Path, bytes: &[u8], body: usize) -> Result<Header> {
     Ok(Header { config, padded_vocab, element })
 }
 
-/// Weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24 each.
+/// Returns the number of weights in the file: all of [`PARAMS`], `wte` with the file's padding. Sizes are below 2^24
+/// each.
 fn elements(config: &Config, padded_vocab: usize) -> u128 {
     let padding = (padded_vocab as i128 - config.padded_vocab() as i128) * config.channels as i128;
     let ours: i128 = PARAMS

@@ -7,7 +7,7 @@ fn config() -> Config {
     Config::new(24, 257, 2, 3, 36).unwrap()
 }
 
-/// Weights that bf16 holds exactly.
+/// Returns weights that bf16 represents exactly.
 fn model() -> Weights {
     let mut weights = Weights::zeros(config());
     let mut random = Random::new(7);
@@ -32,7 +32,7 @@ fn load_bytes(bytes: &[u8]) -> Result<(Weights, ModelInfo)> {
     load(&path)
 }
 
-/// Checks the part of the file that is named, what is wrong, expected and found, where they are given.
+/// Checks the error's place in the file, fault, expected and found value; empty texts are not checked.
 #[track_caller]
 fn refused(bytes: &[u8], [place, what, expected, found]: [&str; 4]) {
     let error = load_bytes(bytes).expect_err("refused");
@@ -57,7 +57,7 @@ fn both_versions_come_back_bit_for_bit() {
     }
 }
 
-/// The header that llm.c's `write_model` makes, word by word.
+/// Compares the header word by word with that of llm.c's `write_model`.
 #[test]
 fn the_header_is_llmcs() {
     for (element, version) in [(Element::F32, 3), (Element::Bf16, 5)] {
@@ -85,14 +85,14 @@ fn other_paddings_are_read() {
 fn broken_files() {
     let whole = saved(Element::F32);
     for length in [0, 4, 1023] {
-        refused(&whole[..length], ["", "header is cut short", "at least 1024 bytes", &length.to_string()]);
+        refused(&whole[..length], ["", "header is cut short", "at least 1,024 bytes", &count(length as u64)]);
     }
-    let size = format!("{} bytes for 2 layers of 36 channels", whole.len());
+    let size = format!("{} for 2 layers of 36 channels", counted(whole.len() as u64, "byte"));
     for length in [1024, 1025, whole.len() - 4, whole.len() - 1] {
-        refused(&whole[..length], ["", "wrong file size", &size, &length.to_string()]);
+        refused(&whole[..length], ["", "wrong file size", &size, &count(length as u64)]);
     }
     let longer = [whole.as_slice(), &[0]].concat();
-    refused(&longer, ["", "wrong file size", &size, &longer.len().to_string()]);
+    refused(&longer, ["", "wrong file size", &size, &count(longer.len() as u64)]);
     refused(&with_word(0, 20_240_520), ["", "bad magic", "20240326", "20240520"]);
     for version in [0, 1, 2, 4, 6, -3] {
         refused(&with_word(1, version), ["", "unknown version", "3 (f32) or 5 (bf16)", &version.to_string()]);
@@ -125,7 +125,7 @@ fn weights_that_are_not_finite() {
     refused(&bytes, ["", "tensor `wte` holds -inf at index 0", "finite numbers", ""]);
 }
 
-/// Any bit of the header may be wrong. Only heads, and the vocabulary within its padding, do not change the size.
+/// Flips each bit of the header. Only the heads, and the vocabulary within its padding, do not change the size.
 #[test]
 fn flipped_header_bits() {
     let whole = saved(Element::Bf16);

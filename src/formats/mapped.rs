@@ -1,4 +1,4 @@
-//! Files of weights, mapped and given back as they are read.
+//! Memory-mapped files of weights, whose memory is released as they are read.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,14 +12,14 @@ use crate::error::{Error, Fault, Result};
 use crate::files::map::Map;
 use crate::files::open;
 
-/// Elements that are decoded before their bytes are given back: at most 16 MiB of a file.
+/// Number of elements that are decoded before the memory of their bytes is released: at most 16 MiB of f32.
 const PIECE: usize = 1 << 22;
 
-/// A file as bytes in memory, read by the system where they are touched.
+/// A file mapped into memory. The system reads its bytes on access.
 ///
-/// What was decoded is given back to the system, so that a file and the weights made of it are not held at the same
-/// time. Where another process makes the file shorter its bytes become zeros: nothing that was read counts before
-/// [`Mapped::check`] has found nothing.
+/// The memory of decoded bytes is released, so that the file and the weights decoded from it are not in memory at the
+/// same time. If another process truncates the file, the lost bytes read as zeros. So bytes that were read are valid
+/// only after [`Mapped::check`] has succeeded.
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
@@ -27,18 +27,18 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Maps a file that a user or a model names.
+    /// Maps a file that a user or a model names. Follows links.
     ///
     /// # Errors
-    /// [`Error::Data`] if it cannot be read, or is no plain file; [`Error::Memory`].
+    /// [`Error::Data`] if the file cannot be read or is not a regular file; [`Error::Memory`] if it cannot be mapped.
     pub fn open(path: &Path) -> Result<Self> {
         Self::new(path, open::input(path))
     }
 
-    /// Maps a file of a folder that this program wrote, or a stranger: links are not followed.
+    /// Maps a file in a folder of this program, which other users may have changed. Does not follow links.
     ///
     /// # Errors
-    /// As [`Mapped::open`].
+    /// Those of [`Mapped::open`]; [`Error::Data`] for a link.
     pub fn open_own(path: &Path) -> Result<Self> {
         Self::new(path, open::own(path, OpenOptions::new().read(true)))
     }
@@ -46,7 +46,7 @@ impl Mapped {
     fn new(path: &Path, file: io::Result<File>) -> Result<Self> {
         let map = file.and_then(Map::new).map_err(|e| match e.kind() {
             io::ErrorKind::OutOfMemory => {
-                let fault = Fault::at(path.display(), "there is no memory to map it");
+                let fault = Fault::at(path.display(), "there is not enough address space to map it");
                 Error::memory(fault.advice("try a larger limit of the process's memory (`ulimit -v`)"))
             }
             _ => Error::data(open::fault(path.display(), &e)),
@@ -57,7 +57,7 @@ impl Mapped {
     /// Fails if the file changed since it was mapped.
     ///
     /// # Errors
-    /// [`Error::Data`] naming it.
+    /// [`Error::Data`] naming the file.
     pub fn check(&self) -> Result<()> {
         self.map.check().map_err(|e| {
             let fault = Fault::at(self.path.display(), e.to_string());
@@ -65,10 +65,10 @@ impl Mapped {
         })
     }
 
-    /// Decodes `bytes`, a part of this file, as [`hf_tensors::decode`] does, giving them back piece by piece.
+    /// Decodes `bytes`, a part of this file, as [`hf_tensors::decode`] does, and releases their memory piece by piece.
     ///
     /// # Errors
-    /// Index and value of the first that is not finite.
+    /// Index and value of the first value that is not finite.
     pub fn decode(&self, dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> Result<(), (usize, f32)> {
         let width = dtype.bitsize() / 8;
         for (i, (bytes, out)) in bytes.chunks(PIECE * width).zip(out.chunks_mut(PIECE)).enumerate() {
@@ -78,7 +78,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// Gives the memory of `part`, a part of this file, back to the system. Touched again it is read again.
+    /// Releases the memory of `part`, a part of this file. The system reads it again on the next access.
     pub fn release(&self, part: &[u8]) {
         self.map.release(part);
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_given_back_is_still_there() {
+    fn released_bytes_are_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let mut values: Vec<f32> = (0..PIECE + 5000).map(|i| i as f32).collect();

@@ -1,13 +1,23 @@
-//! Files in and out: no GPU, no training.
+//! File layouts of models, tokenizers and checkpoints. Nothing here uses a GPU or trains.
 //!
-//! `weights` is the door: a model by path or by name, in whatever layout it is. Behind it `hf` (folders in the layout of
-//! Hugging Face's GPT-2; with `hf_config`, config.json, `hf_files` and `hf_found`, the files and tensors that are there, and
-//! `hf_tensors`, which tensor is called what, and lies how), `llmc` (llm.c's `.bin`) and `hub` (where Hugging Face's cache
-//! keeps a model); `foreign` names what is none of these. `gguf` writes llama.cpp's files (`gguf_file` the container, `q8_0` its
-//! blocks). `tokenizer_files` writes what `AutoTokenizer` reads, and makes a `vocabulary` of it;
-//! `tokenizer_folder` keeps the files that a model has. Below them `safetensors_file` (a writer that never holds more than one tensor), `element`
-//! (element types), `mapped` (files of weights, in memory only while they are read) and `atomic` (files that are either whole or not there).
-//! `checkpoint` does for folders what `atomic` does for files, through `disk`, whose calls tests record and let fail.
+//! | module | contents |
+//! |---|---|
+//! | [`weights`] | the entry point: finds a model by path or name, in any supported layout |
+//! | [`hf`] | folders in the layout of Hugging Face's GPT-2 |
+//! | `hf_config` | their config.json |
+//! | `hf_files`, `hf_found` | the files and tensors found in such a folder |
+//! | `hf_tensors` | Hugging Face's tensor names and layouts |
+//! | [`llmc`] | llm.c's `.bin` |
+//! | [`foreign`] | files that are something else, with advice |
+//! | [`gguf`] | writes llama.cpp's files; `gguf_file` is the container, `q8_0` its quantized blocks |
+//! | [`tokenizer_files`] | writes the files that `AutoTokenizer` reads |
+//! | [`vocabulary`] | a tokenizer's tokens as data |
+//! | [`tokenizer_folder`] | a model's own tokenizer files, kept unchanged |
+//! | [`safetensors_file`] | writes safetensors with at most one tensor in memory |
+//! | `element` | element types of stored weights |
+//! | `mapped` | memory-mapped files of weights, whose memory is released as they are read |
+//! | [`checkpoint`] | folders that are written atomically and whose every byte is verified |
+//! | [`checkpoint_weights`] | the weights in a checkpoint |
 
 pub mod checkpoint;
 pub mod checkpoint_weights;

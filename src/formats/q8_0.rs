@@ -1,24 +1,24 @@
-//! ggml's Q8_0: blocks of 32 numbers, each an f16 scale and 32 signed bytes that are multiplied by it.
+//! ggml's Q8_0: blocks of 32 numbers, stored as an f16 scale and 32 signed bytes. A number is its byte times the scale.
 
 use std::io::{self, Write};
 
 use half::f16;
 
-/// Numbers of a block.
+/// Numbers per block.
 pub const BLOCK: usize = 32;
-/// Bytes of a block: the scale and a byte for each number.
+/// Bytes per block: the scale, and a byte for each number.
 pub const BLOCK_BYTES: usize = 2 + BLOCK;
 
 /// Writes whole blocks with the bits of ggml's reference, `quantize_row_q8_0_ref`.
 ///
-/// The scale is `max |x| / 127`. Numbers are divided by it as f32, before it is rounded to f16, and rounded to the nearest
-/// whole number, halves away from zero.
+/// The scale is `max |x| / 127`. Numbers are divided by the f32 scale, before it is rounded to f16, and then rounded to
+/// the nearest whole number, halves away from zero.
 ///
 /// # Errors
 /// The error of `out`.
 ///
 /// # Panics
-/// If `values` are no whole blocks: a bug of the caller.
+/// If the number of `values` is not a multiple of the block size: a bug of the caller.
 pub fn write(values: &[f32], out: &mut dyn Write) -> io::Result<()> {
     let (blocks, []) = values.as_chunks::<BLOCK>() else {
         panic!("q8_0: {} values, expected whole blocks", values.len())
@@ -37,9 +37,9 @@ pub fn write(values: &[f32], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// A value of a block whose scale f16 cannot hold, if there is one.
+/// Returns a value that makes the scale of its block too large for f16, if there is one.
 pub fn too_large(values: &[f32]) -> Option<f32> {
-    // the largest scale that is not rounded to infinity lies below 65,520
+    // the largest scale that is not rounded to infinity is below 65,520
     values.iter().copied().find(|x| f16::from_f32(x.abs() / 127.0).is_infinite())
 }
 
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_block_by_hand() {
         let mut values = [0.0; 2 * BLOCK];
-        // a scale of 1/2: 0.25 is half a step, which goes away from zero
+        // a scale of 1/2: 0.25 is half a step, which rounds away from zero
         values[..6].copy_from_slice(&[63.5, 0.25, -0.25, 0.249, -63.5, 31.0]);
         let mut bytes = Vec::new();
         write(&values, &mut bytes).unwrap();

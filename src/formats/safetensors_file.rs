@@ -1,8 +1,8 @@
-//! Writes safetensors files tensor by tensor, so that a model is never held twice.
+//! Writes safetensors files tensor by tensor, so that a model is never in memory twice.
 //!
-//! The `safetensors` crate can write too, but it neither forces the bytes to disk before it renames nor leaves the file
-//! readable for others than its owner. The layout is small: a u64 with the header's length, the header (JSON, padded with
-//! spaces to a multiple of 8 bytes), then the tensors without gaps; all little-endian.
+//! The `safetensors` crate can write, too, but it neither syncs the bytes to disk before renaming nor makes the file
+//! readable for users other than its owner. The layout is simple: a u64 with the header's length, the header (JSON,
+//! padded with spaces to a multiple of 8 bytes), then the tensors without gaps; all little-endian.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -14,32 +14,32 @@ use serde::Serialize;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 
-/// The key under which the format keeps its metadata; no tensor may be called so.
+/// The format's key for metadata. No tensor may have this name.
 const METADATA: &str = "__metadata__";
 
 /// A tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in the file.
+    /// Name in the file.
     pub name: String,
-    /// Its element type.
+    /// Element type.
     pub dtype: Dtype,
-    /// Its shape, last axis fastest.
+    /// Shape, last axis fastest.
     pub shape: Vec<usize>,
 }
 
 impl Entry {
-    /// Size in the file.
+    /// Returns the size in the file in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         (self.shape.iter().product::<usize>() * self.dtype.bitsize()).div_ceil(8)
     }
 }
 
-/// Writes the file `path` whole or not at all, see [`atomic::write`].
+/// Writes the file `path` atomically, see [`atomic::write`].
 ///
-/// The tensors come in the order of their names, which is how Hugging Face's own writer puts them. `data(i, out)` is
-/// called once for every entry and writes the [`Entry::bytes`] bytes of `entries[i]`, little-endian.
+/// The tensors are sorted by name, as Hugging Face's own writer sorts them. `data(i, out)` is called once for every
+/// entry and writes the [`Entry::bytes`] bytes of `entries[i]`, little-endian.
 ///
 /// # Errors
 /// [`Error::Output`] naming `path` if writing fails; [`Error::Shape`] if two entries share a name or one is called
@@ -57,7 +57,7 @@ pub fn write(
     atomic::write(path, |out| layout.put(out, entries, data))
 }
 
-/// Header and order of a file's tensors.
+/// The header of a file and the order of its tensors.
 pub struct Layout {
     header: Vec<u8>,
     order: Vec<usize>,
@@ -74,10 +74,10 @@ impl Layout {
         Ok(Self { header: header(metadata, entries, &order)?, order })
     }
 
-    /// Puts out the whole file: see [`write`].
+    /// Writes the whole file to `out`, see [`write`].
     ///
     /// # Errors
-    /// Whatever `out` or `data` bring.
+    /// Those of `out` and `data`.
     ///
     /// # Panics
     /// If `data` writes another number of bytes than the entry has: a bug of the caller.
@@ -125,7 +125,7 @@ fn header(metadata: &BTreeMap<&str, &str>, entries: &[Entry], order: &[usize]) -
     Ok(bytes)
 }
 
-/// Counts what goes through, so that a tensor of the wrong length cannot shift all that follow.
+/// Counts the bytes written through it, so that a tensor of the wrong length cannot shift all tensors after it.
 struct Counted<'a> {
     out: &'a mut dyn Write,
     bytes: usize,

@@ -1,8 +1,9 @@
-//! The files that let `AutoTokenizer` of Hugging Face's transformers read a model's folder without a network.
+//! Writes the files with which `AutoTokenizer` of Hugging Face's transformers reads a model's folder without a network.
 //!
-//! GPT-2's vocabulary is a list of byte strings in the order in which byte pairs were merged. Its usual files say the
-//! same in other words: `vocab.json` maps each string, its bytes spelt as printable characters, to its id; `merges.txt`
-//! lists the pairs. The pair behind a string is what byte pair encoding with only the earlier merges leaves of it.
+//! GPT-2's vocabulary is a list of byte strings in the order in which byte pairs were merged. Its usual files contain
+//! the same in another form: `vocab.json` maps each string, its bytes spelt as printable characters, to its id;
+//! `merges.txt` lists the pairs. The pair of a string is the two parts that remain after byte pair encoding with only
+//! the earlier merges.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,14 +17,14 @@ use crate::error::Result;
 use crate::files::atomic;
 use crate::model::config::Config;
 
-/// How end of text is spelt.
+/// Spelling of end of text.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-/// GPT-2's ids below end of text.
+/// Number of GPT-2's ids below end of text.
 const GPT2_TOKENS: u32 = 50_256;
 
 /// Returns the names of the files that [`write`] writes.
 #[must_use]
-pub fn of(name: &str) -> &'static [&'static str] {
+pub fn file_names(name: &str) -> &'static [&'static str] {
     match name {
         "gpt2" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"],
         "bytes" => &["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
@@ -31,16 +32,16 @@ pub fn of(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Writes the tokenizer's files into the folder `dir` and returns true, or returns false if the name is none of ours or
-/// the model's vocabulary is smaller than the tokenizer's.
+/// Writes the tokenizer's files into the folder `dir` and returns true. Returns false if the name is unknown or the
+/// model's vocabulary is smaller than the tokenizer's.
 ///
-/// - `gpt2`: tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, in meaning those
-///   of OpenAI's model.
+/// - `gpt2`: tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, equivalent to
+///   those of OpenAI's model.
 /// - `bytes`: tokenizer.json, tokenizer_config.json and special_tokens_map.json of a byte-level encoding without
 ///   merges: ids 0 to 255 are the bytes, 256 is end of text.
 ///
-/// Both take the spelling `<|endoftext|>` in a text for end of
-/// text, as transformers does with special tokens; this program takes it for text.
+/// With these files, transformers encodes the spelling `<|endoftext|>` in a text as end of text, as all special tokens;
+/// this program encodes it as ordinary text.
 ///
 /// # Errors
 /// [`crate::error::Error::Output`] naming the file if writing fails.
@@ -70,7 +71,7 @@ pub fn write(dir: &Path, name: &str, config: &Config) -> Result<bool> {
     Ok(true)
 }
 
-/// Returns the tokens of `gpt2` or `bytes` for layouts that hold a tokenizer themselves, or `None` for another name.
+/// Returns the tokens of `gpt2` or `bytes` for file layouts that include a tokenizer; `None` for another name.
 #[must_use]
 pub fn vocabulary(name: &str) -> Option<Vocabulary> {
     let (mut tokens, merges) = match name {
@@ -86,8 +87,8 @@ pub fn vocabulary(name: &str) -> Option<Vocabulary> {
     Some(Vocabulary { tokens, kinds, merges, end: u32::try_from(end).ok(), splitting: "gpt-2".to_owned() })
 }
 
-/// Printable characters for bytes, as GPT-2's code maps them: those of Latin-1 that show, as themselves; the others, in
-/// order, from U+0100 on.
+/// Spells bytes in printable characters, as GPT-2's code does: visible characters of Latin-1 stand for themselves, the
+/// other bytes are mapped, in order, to the characters from U+0100 on.
 #[must_use]
 pub fn spell(bytes: &[u8]) -> String {
     let shows = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
@@ -103,8 +104,8 @@ pub fn spell(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Returns the bytes that a token of a byte-level vocabulary stands for. One with other characters than those of
-/// [`spell`] stands for itself.
+/// Returns the bytes that a token of a byte-level vocabulary stands for. A token with characters that [`spell`] does
+/// not return stands for itself.
 #[must_use]
 pub fn unspell(token: &str) -> Vec<u8> {
     static BYTES: LazyLock<HashMap<char, u8>> =
@@ -113,7 +114,7 @@ pub fn unspell(token: &str) -> Vec<u8> {
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// Returns GPT-2's tokens below end of text, spelled, and its merges.
+/// Returns GPT-2's tokens below end of text, spelled as by [`spell`], and its merges.
 #[must_use]
 pub fn gpt2() -> &'static (Vec<String>, Vec<[String; 2]>) {
     static GPT2: LazyLock<(Vec<String>, Vec<[String; 2]>)> = LazyLock::new(|| {
@@ -142,7 +143,7 @@ impl Gpt2 {
         self.tokens.iter().map(|token| spell(token)).collect()
     }
 
-    /// The merges in order: one for each token of two bytes or more.
+    /// Returns the merges in order: one for each token of two bytes or more.
     fn merges(&self) -> Vec<[String; 2]> {
         let long = self.tokens.iter().enumerate().filter(|(_, token)| token.len() > 1);
         long.map(|(id, token)| {
@@ -152,7 +153,8 @@ impl Gpt2 {
         .collect()
     }
 
-    /// Where the last merge joined a token: byte pair encoding of it with the merges before `id` leaves two parts.
+    /// Returns the index at which the last merge joined a token: byte pair encoding with the merges before `id` leaves
+    /// two parts.
     fn pair(&self, token: &[u8], id: u32) -> usize {
         let mut cuts: Vec<usize> = (0..=token.len()).collect();
         while cuts.len() > 3 {
@@ -160,7 +162,7 @@ impl Gpt2 {
             let best = (0..cuts.len() - 2).filter_map(|i| rank(&i).map(|rank| (rank, i))).min();
             match best {
                 Some((_, i)) => drop(cuts.remove(i + 1)),
-                None => break, // no byte pair encoding made this token: the crate's data would be broken
+                None => break, // not a byte pair encoding: cannot happen unless the crate's data is broken
             }
         }
         cuts[1]
@@ -172,7 +174,7 @@ fn with_end(vocab: &[String], end: u32) -> Map<String, Value> {
     entries.chain([(END_OF_TEXT.to_owned(), Value::from(end))]).collect()
 }
 
-/// tokenizer.json: what Hugging Face's `tokenizers` reads.
+/// Returns the contents of tokenizer.json, which Hugging Face's `tokenizers` reads.
 fn tokenizer(vocab: &[String], merges: &[[String; 2]], end: u32, words: bool) -> Value {
     let merges: Vec<String> = merges.iter().map(|[left, right]| format!("{left} {right}")).collect();
     json!({
@@ -231,7 +233,7 @@ mod tests {
         assert_eq!(merges[..4], [pair("Ġ", "t"), pair("Ġ", "a"), pair("h", "e"), pair("i", "n")]);
         assert_eq!(merges[49_999], pair("Ġg", "azed"));
         assert_eq!((&*vocab[0], &*vocab[220], &*vocab[15_496]), ("!", "Ġ", "Hello"));
-        // each merge makes the token that stands at its place
+        // each merge makes the token at its index
         for (i, [left, right]) in merges.iter().enumerate() {
             assert_eq!(format!("{left}{right}"), vocab[256 + i]);
         }
@@ -259,7 +261,7 @@ mod tests {
             let config = Config::new(64, vocab, 1, 1, 8).unwrap();
             assert_eq!(write(dir.path(), name, &config).unwrap(), files > 0);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), files);
-            assert!(files == 0 || of(name).iter().all(|file| dir.path().join(file).exists()));
+            assert!(files == 0 || file_names(name).iter().all(|file| dir.path().join(file).exists()));
             assert!(!write(dir.path(), "sentences", &config).unwrap());
         }
         let text = std::fs::read_to_string(dir.path().join("tokenizer_config.json")).unwrap();

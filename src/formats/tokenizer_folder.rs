@@ -1,4 +1,4 @@
-//! The tokenizer files of a model's folder, kept byte by byte, so that everything saved of the model holds them too.
+//! A model's own tokenizer files, kept byte by byte, so that they can be saved with everything made from the model.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use super::foreign;
 use crate::error::{Error, Fault, Result};
 use crate::files::{atomic, bounded, open};
 
-/// The file of Hugging Face's `tokenizers`.
+/// The definition that Hugging Face's `tokenizers` reads.
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Names of special tokens, and settings of the class that reads the tokenizer.
 pub const SETTINGS: &str = "tokenizer_config.json";
@@ -18,15 +18,15 @@ pub const SETTINGS: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
 /// Ids of tokens that were added to `vocab.json`.
 pub const ADDED: &str = "added_tokens.json";
-/// Ids that begin and end a text, among other settings of sampling.
+/// Ids that begin and end a text, and settings of sampling.
 pub const GENERATION: &str = "generation_config.json";
-/// The same ids, in the model's description.
+/// The model's configuration, which also has the ids that begin and end a text.
 const CONFIG: &str = "config.json";
 
-/// Vocabulary and merges of byte pair encodings, as transformers and as OpenAI call them.
+/// Vocabulary and merges of byte pair encodings, in transformers' and in OpenAI's file names.
 pub const PAIRS: [[&str; 2]; 2] = [["vocab.json", "merges.txt"], ["encoder.json", "vocab.bpe"]];
 
-/// Files of tokenizers of other kinds.
+/// Files of unsupported tokenizers, and the kinds of those.
 pub const FOREIGN: [(&str, &str); 6] = [
     ("vocab.txt", "WordPiece"),
     ("tokenizer.model", "SentencePiece"),
@@ -36,16 +36,17 @@ pub const FOREIGN: [(&str, &str); 6] = [
     ("sentencepiece.model", "SentencePiece"),
 ];
 
-/// The longest file that is read. `tokenizer.json` of 65,536 ids has some 4 MB; parsed, JSON takes many times its length.
+/// Longest file that is read, in bytes. `tokenizer.json` with 65,536 ids has some 4 MB; parsed JSON takes many times
+/// its length in memory.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// All files that may belong to a tokenizer.
+/// Returns the names of all files that may belong to a tokenizer.
 fn names() -> impl Iterator<Item = &'static str> {
     let foreign = FOREIGN.iter().map(|(name, _)| *name);
     [TOKENIZER, SETTINGS, SPECIAL, ADDED, GENERATION].into_iter().chain(PAIRS.into_iter().flatten()).chain(foreign)
 }
 
-/// A tokenizer's files and where they were read.
+/// A tokenizer's files and the folder they were read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerFiles {
     dir: PathBuf,
@@ -53,13 +54,13 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Reads the tokenizer's files in `dir`; `None` if it holds none that say how text becomes ids.
+    /// Reads the tokenizer's files in `dir`; `None` if none of them defines a tokenizer.
     ///
-    /// Where only `config.json` tells which id ends a text, a `generation_config.json` that tells the same is made up:
-    /// the files are to say it wherever they are kept.
+    /// If only `config.json` has the id that ends a text, adds a `generation_config.json` with this id, so that copies
+    /// of the files have it, too.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that cannot be read, or has more than 16 MiB.
+    /// [`Error::Data`] naming a file that cannot be read or has more than 16 MiB.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let mut files = Vec::new();
         for name in names() {
@@ -71,9 +72,9 @@ impl TokenizerFiles {
             }
         }
         let mut found = Self { dir: dir.to_owned(), files };
-        let tells = |name: &&str| found.get(name).is_some();
+        let is_found = |name: &&str| found.get(name).is_some();
         let pairs = PAIRS.into_iter().flatten();
-        if ![TOKENIZER].into_iter().chain(pairs).chain(FOREIGN.map(|(name, _)| name)).any(|name| tells(&name)) {
+        if ![TOKENIZER].into_iter().chain(pairs).chain(FOREIGN.map(|(name, _)| name)).any(|name| is_found(&name)) {
             return Ok(None);
         }
         if found.get(GENERATION).is_none() {
@@ -82,17 +83,17 @@ impl TokenizerFiles {
         Ok(Some(found))
     }
 
-    /// Reads one file in the form of `tokenizer.json`, whatever it is called.
+    /// Reads one file in the form of `tokenizer.json`, regardless of its name.
     ///
     /// # Errors
-    /// [`Error::Data`] if it cannot be read, or has more than 16 MiB.
+    /// [`Error::Data`] if it cannot be read or has more than 16 MiB.
     pub fn of_file(path: &Path) -> Result<Self> {
         let cannot = |e: io::Error| Error::data(open::fault(path.display(), &e));
         let files = vec![(TOKENIZER, read_bounded(path).map_err(cannot)?)];
         Ok(Self { dir: path.parent().unwrap_or(Path::new("")).to_owned(), files })
     }
 
-    /// Fails if one of them is something else than a tokenizer's, such as a pointer of Git LFS.
+    /// Fails if one of the files is of another kind, such as a pointer of Git LFS.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file.
@@ -105,13 +106,13 @@ impl TokenizerFiles {
         faults.next().map_or(Ok(()), Err)
     }
 
-    /// Returns the folder that they were read from.
+    /// Returns the folder that the files were read from.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Returns the file that defines the tokenizer, for messages.
+    /// Returns the path of the file that defines the tokenizer, for messages.
     #[must_use]
     pub fn place(&self) -> PathBuf {
         let defining = [TOKENIZER].into_iter().chain(PAIRS.map(|[vocab, _]| vocab));
@@ -125,10 +126,10 @@ impl TokenizerFiles {
         self.files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| &**bytes)
     }
 
-    /// Returns a file's JSON, null if there is no such file.
+    /// Returns a file's JSON; null if there is no such file.
     ///
     /// # Errors
-    /// A fault at the file that says what it is in place of JSON.
+    /// A fault that names the file, and its kind if it is not JSON.
     pub fn json(&self, name: &str) -> Result<Value, Fault> {
         let path = self.dir.join(name);
         let placed = |fault: Fault| fault.expected("a file of a tokenizer").within(path.display());
@@ -140,7 +141,7 @@ impl TokenizerFiles {
         self.files.iter().map(|(name, bytes)| (*name, &**bytes))
     }
 
-    /// Writes the files into the folder `dir`, which is made if it is missing.
+    /// Writes the files into the folder `dir`, which is created if it is missing.
     ///
     /// # Errors
     /// [`Error::Output`] naming the file.
@@ -149,8 +150,7 @@ impl TokenizerFiles {
         self.iter().try_for_each(|(name, bytes)| atomic::write(&dir.join(name), |out| out.write_all(bytes)))
     }
 
-    /// Writes the files as [`add_to`](Self::add_to) does, and removes those of another tokenizer
-    /// from it.
+    /// Writes the files as [`add_to`](Self::add_to) does and removes files of other tokenizers from the folder.
     ///
     /// # Errors
     /// [`Error::Output`] naming the file.
@@ -160,7 +160,7 @@ impl TokenizerFiles {
     }
 }
 
-/// Removes the tokenizer files in `dir` that are not `kept`: two tokenizers in one folder would be read as one.
+/// Removes the tokenizer files in `dir` that are not `kept`, because two tokenizers in one folder would be read as one.
 ///
 /// # Errors
 /// [`Error::Output`] naming the file.
@@ -178,9 +178,9 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     bounded::read(path, FILE_BYTES, "a tokenizer")
 }
 
-/// The ids of a model's `config.json` as a `generation_config.json`, if it has one that ends a text.
+/// Returns the ids in a model's `config.json` in the form of `generation_config.json`, if one of them ends a text.
 fn ids_of_config(dir: &Path) -> Option<Vec<u8>> {
-    // a model's config.json is checked where the model is read
+    // faults of config.json are reported when the model is read
     let config = foreign::json(Path::new(CONFIG), &read_bounded(&dir.join(CONFIG)).ok()?).ok()?;
     let ids = ["bos_token_id", "eos_token_id"].into_iter().filter_map(|key| Some((key, config.get(key)?)));
     let ids: Map<String, Value> = ids.filter(|(_, id)| !id.is_null()).map(|(k, v)| (k.to_owned(), v.clone())).collect();
@@ -214,7 +214,7 @@ mod tests {
         names.sort();
         assert_eq!(names, ["generation_config.json", "vocab.json", "weights"]);
         assert_eq!(fs::read(to.path().join("vocab.json")).unwrap(), b"{ \"a\" :0}\r\n");
-        // the id that only config.json told
+        // the id that only config.json has
         let kept = TokenizerFiles::read(to.path()).unwrap().unwrap();
         assert_eq!(kept.json(GENERATION).unwrap()["eos_token_id"], 7);
     }

@@ -1,8 +1,8 @@
-//! The one change of layout: Hugging Face's `Conv1D` stores (in, out), we store (out, in).
+//! The only change of layout: Hugging Face's `Conv1D` stores (in, out), this program stores (out, in).
 
 use rayon::prelude::*;
 
-/// Side of the square tiles: 32 rows of 32 f32 stay in the first cache while they are read along and written across.
+/// Side of the square tiles: 32 rows of 32 f32 stay in the L1 cache while they are read by rows and written by columns.
 const TILE: usize = 32;
 
 /// `out[c, r] = map(inp[r, c])`. Overwrites `out`.

@@ -1,36 +1,36 @@
-//! A tokenizer's tokens as data, for layouts that hold weights and tokenizer in one file.
+//! A tokenizer's tokens as data, for file layouts with both weights and tokenizer.
 
-/// Kinds of tokens, by the numbers that GGUF has for them.
+/// Kinds of tokens, with GGUF's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Text.
     Normal = 1,
-    /// A sign to the program, such as end of text: no text is read as it.
+    /// A mark for the program, such as end of text, which text never encodes to.
     Control = 3,
-    /// A token that was added to a vocabulary and is found in a text before byte pairs are merged.
+    /// A token that was added to a vocabulary and is matched in a text before byte pairs are merged.
     Added = 4,
-    /// An id that stands for nothing.
+    /// An id without meaning.
     Unused = 5,
 }
 
-/// The tokens of a byte-level encoding of byte pairs.
+/// The tokens of a byte-level byte pair encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// The token of each id, its bytes spelt as GPT-2's files do.
+    /// The token of each id, its bytes spelt as in GPT-2's files.
     pub tokens: Vec<String>,
-    /// The kind of each.
+    /// The kind of each token.
     pub kinds: Vec<TokenKind>,
-    /// Pairs in the order in which they are merged: two tokens with a space between them.
+    /// Merges in order: two tokens with a space between them.
     pub merges: Vec<String>,
     /// The id that begins and ends texts.
     pub end: Option<u32>,
-    /// The pattern that splits text into words before byte pairs are merged, by llama.cpp's name: `gpt-2` for GPT-2's.
+    /// llama.cpp's name of the pattern that splits text into words before byte pairs are merged: `gpt-2` for GPT-2's.
     pub splitting: String,
 }
 
 impl Vocabulary {
-    /// Returns the vocabulary with unused tokens up to `rows` ids, since a model may have more rows than its tokenizer
-    /// has ids (50,304 for 50,257); `None` if it has fewer.
+    /// Returns the vocabulary with unused tokens added up to `rows` ids, because a model may have more rows than its
+    /// tokenizer has ids (50,304 for 50,257). `None` if the model has fewer rows.
     #[must_use]
     pub fn padded(mut self, rows: usize) -> Option<Self> {
         if rows < self.tokens.len() {

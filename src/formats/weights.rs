@@ -1,4 +1,4 @@
-//! A model's weights by path or by name, in whatever layout they are.
+//! Finds a model's weights by path or name, in any supported layout.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use crate::files::hub::{self, Repository};
 use crate::files::open;
 use crate::model::Config;
 
-/// Where a model was found.
+/// The layout and path of a model that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ModelPath {
     /// A folder in Hugging Face's layout.
     Folder(PathBuf),
-    /// A `.bin` of llm.c.
+    /// llm.c's `.bin`.
     Llmc(PathBuf),
     /// A checkpoint of a run.
     Checkpoint(PathBuf),
 }
 
-impl Place {
-    /// The folder or file.
+impl ModelPath {
+    /// Returns the path of the folder or file.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -30,24 +30,25 @@ impl Place {
     }
 }
 
-/// Finds the model that `from` means:
-/// - a folder in Hugging Face's layout, a run's folder (its `model/`, else its newest checkpoint that verifies), a
-///   checkpoint's folder, or a model's folder in Hugging Face's cache;
-/// - a file: a `.bin` of llm.c, or `model.safetensors` with its config.json beside it;
-/// - else a name such as `gpt2` or `OWNER/NAME`, in Hugging Face's cache.
+/// Finds the model that `from` names:
+/// - a folder: one in Hugging Face's layout, a run (its `model/`, else its newest checkpoint that verifies), a
+///   checkpoint, or a model in Hugging Face's cache;
+/// - a file: llm.c's `.bin`, or `model.safetensors` with config.json next to it;
+/// - else a name such as `gpt2` or `OWNER/NAME` in Hugging Face's cache.
 ///
 /// # Errors
-/// [`Error::Data`] if there is no such model, or it is one in pickle files, which say how to convert them.
-pub fn find(from: &Path) -> Result<Place> {
+/// [`Error::Data`] if there is no such model, or it is in an unsupported format such as a pickle, with advice on
+/// conversion.
+pub fn find(from: &Path) -> Result<ModelPath> {
     if from.is_dir() {
         let inner = folder(from);
         if inner.join("config.json").exists() {
-            return Ok(Place::Folder(inner));
+            return Ok(ModelPath::Folder(inner));
         }
-        if checkpoint_weights::is_one(from) {
-            return Ok(Place::Checkpoint(from.to_owned()));
+        if checkpoint_weights::is_checkpoint(from) {
+            return Ok(ModelPath::Checkpoint(from.to_owned()));
         }
-        return Ok(checkpoint_weights::newest(from)?.map_or(Place::Folder(inner), Place::Checkpoint));
+        return Ok(checkpoint_weights::newest_checkpoint(from)?.map_or(ModelPath::Folder(inner), ModelPath::Checkpoint));
     }
     if from.exists() {
         return file(from);
@@ -58,12 +59,11 @@ pub fn find(from: &Path) -> Result<Place> {
     };
     let Some(cache) = hub::cache() else {
         return missing(
-            Fault::from("no such file or folder, and no home folder in which a cache might have it")
-                .advice("try setting HF_HOME"),
+            Fault::from("no such file or folder, and no home folder with a cache").advice("try setting HF_HOME"),
         );
     };
     match hub::model(&cache, name) {
-        Some(dir) => Ok(Place::Folder(dir)),
+        Some(dir) => Ok(ModelPath::Folder(dir)),
         None => {
             let fault =
                 Fault::from(format!("no such file or folder, and no model of this name in {}", cache.display()));
@@ -76,7 +76,8 @@ pub fn find(from: &Path) -> Result<Place> {
     }
 }
 
-/// The model inside a folder: of a run its `model`, of a repository in the cache its snapshot.
+/// Returns the folder with the model's files: for a run its `model/`, for a repository in the cache its snapshot, else
+/// `dir`.
 fn folder(dir: &Path) -> PathBuf {
     let inner = dir.join("model");
     if inner.join("config.json").exists() {
@@ -88,12 +89,12 @@ fn folder(dir: &Path) -> PathBuf {
     hub::model_in(&Repository::at(dir)).unwrap_or_else(|| dir.to_owned())
 }
 
-/// What a file is, by its first bytes.
-fn file(path: &Path) -> Result<Place> {
+/// Recognises a model's file by its first bytes.
+fn file(path: &Path) -> Result<ModelPath> {
     let wrong = |fault: Fault| Error::data(fault.within(path.display()));
-    let start = foreign::start(path).map_err(|e| Error::data(open::fault(path.display(), &e)))?;
+    let start = foreign::read_start(path).map_err(|e| Error::data(open::fault(path.display(), &e)))?;
     if llmc::is_magic(&start) {
-        return Ok(Place::Llmc(path.to_owned()));
+        return Ok(ModelPath::Llmc(path.to_owned()));
     }
     if let Some(fault) = foreign::fault(path, &start) {
         return Err(wrong(fault));
@@ -104,12 +105,12 @@ fn file(path: &Path) -> Result<Place> {
     let is_weights = has("safetensors") || start.get(6..9) == Some(b"\0\0{");
     let has_config = fs::exists(beside.join("config.json")).unwrap_or(false);
     if is_weights && has_config && path.ends_with("model.safetensors") {
-        return Ok(Place::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
+        return Ok(ModelPath::Folder(if beside.as_os_str().is_empty() { ".".into() } else { beside.to_owned() }));
     }
     if is_weights && has_config {
         return Err(wrong(
             Fault::from("weights under another name")
-                .expected("model.safetensors beside config.json")
+                .expected("model.safetensors next to config.json")
                 .advice("try renaming it"),
         ));
     }
@@ -119,16 +120,16 @@ fn file(path: &Path) -> Result<Place> {
         ));
     }
     if has("bin") {
-        // its own reader says best what is wrong with it
-        return Ok(Place::Llmc(path.to_owned()));
+        // llm.c's reader names the fault most precisely
+        return Ok(ModelPath::Llmc(path.to_owned()));
     }
     Err(wrong(
-        Fault::from("no model that is known")
+        Fault::from("not a known kind of model")
             .expected("a folder with config.json and model.safetensors, or a .bin of llm.c"),
     ))
 }
 
-/// The shape of one of OpenAI's models, known without its files.
+/// Returns the shape of one of OpenAI's models, which is known without its files.
 #[must_use]
 pub fn known_config(name: &str) -> Option<Config> {
     let depth = match name.strip_prefix("openai-community/").unwrap_or(name) {

@@ -14,7 +14,7 @@ use crate::data::BatchesState;
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 use crate::files::disk::{Disk, System};
-use crate::formats::checkpoint::{Beside, CHECKPOINTS, Checkpoints, Damaged, Keep};
+use crate::formats::checkpoint::{CHECKPOINTS, Checkpoints, Damaged, Keep, SaveContext};
 use crate::formats::checkpoint_weights::{self, WEIGHTS};
 use crate::formats::safetensors_file::{Entry, Layout};
 use crate::gpu::Gpu;
@@ -405,7 +405,7 @@ fn write(disk: &dyn Disk, home: &Home, keep: Keep, saved: &Saved) -> Result<()> 
             (MOMENTS, &|out| put(&place.join(MOMENTS), &[("m.", m), ("v.", v)], out)),
             (STATE, &|out| out.write_all(&state).map_err(|e| output_error(&place.join(STATE), &e))),
         ],
-        &Beside {
+        &SaveContext {
             records: &records,
             run: home.run(),
             check: &|| home.check().and_then(|()| contents::still_own_checkpoints(run, home.run())),

@@ -114,7 +114,7 @@ impl Follower<'_> {
                 }
                 Message::Batches(state) => loader.restore(state)?,
                 Message::Step { step, lr } => {
-                    let source = Repeat::or(&mut repeat, loader);
+                    let source = Repeat::choose(&mut repeat, loader);
                     let is_done = team.step_unless(source, step, f32::from_bits(lr), &|| stop().is_some())?;
                     team.drop_reports()?;
                     reached = if is_done { step } else { step - 1 };

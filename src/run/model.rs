@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::data::ModelTokenizer;
 use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint_weights;
-use crate::formats::weights::{Place, find};
+use crate::formats::weights::{ModelPath, find};
 use crate::formats::{ModelInfo, hf, llmc};
 use crate::model::{Config, Weights};
 use crate::run::folder;
@@ -16,7 +16,7 @@ use crate::train::settings::RunFile;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// Its location.
-    pub place: Place,
+    pub place: ModelPath,
     /// Its shape.
     pub shape: Config,
     /// The key of its tokenizer, and the ids that begin and end a text.
@@ -32,17 +32,17 @@ pub struct Description {
 pub fn describe(from: &Path) -> Result<Description> {
     let place = find(from).map_err(|error| missing_run(from).unwrap_or(error))?;
     let (shape, info, tokenizer) = match &place {
-        Place::Folder(dir) => {
+        ModelPath::Folder(dir) => {
             let (shape, info) = hf::describe(dir)?;
             let tokenizer = ModelTokenizer::of_folder(dir, &info, shape.vocab)?;
             (shape, info, tokenizer)
         }
-        Place::Llmc(path) => {
+        ModelPath::Llmc(path) => {
             let (shape, info) = (llmc::describe(path)?, ModelInfo::default());
             let tokenizer = ModelTokenizer::of_info(&info, shape.vocab);
             (shape, info, tokenizer)
         }
-        Place::Checkpoint(dir) => {
+        ModelPath::Checkpoint(dir) => {
             let settings = run_of(dir)?.settings;
             let shape = settings.config();
             let info = settings.data.tokenizer.as_ref().map_or_else(ModelInfo::default, |t| t.info(shape.vocab));
@@ -60,9 +60,9 @@ impl Description {
     /// [`Error::Data`] naming the file and what is wrong with it.
     pub fn weights(&self) -> Result<Weights> {
         match &self.place {
-            Place::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
-            Place::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
-            Place::Checkpoint(dir) => checkpoint_weights::load(dir, self.shape),
+            ModelPath::Folder(dir) => hf::load(dir).map(|(weights, _)| weights),
+            ModelPath::Llmc(path) => llmc::load(path).map(|(weights, _)| weights),
+            ModelPath::Checkpoint(dir) => checkpoint_weights::load(dir, self.shape),
         }
     }
 }
@@ -71,7 +71,7 @@ impl Description {
 ///
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
-pub fn load(from: &Path) -> Result<(Weights, ModelInfo, Place)> {
+pub fn load(from: &Path) -> Result<(Weights, ModelInfo, ModelPath)> {
     let description = describe(from)?;
     let weights = description.weights()?;
     Ok((weights, description.info, description.place))
@@ -114,7 +114,7 @@ mod tests {
         for name in ["run", "run/model", "run/model/model.safetensors", "models--a--b", "weights.any"] {
             let (read, _, place) = load(&at(name)).unwrap();
             assert_eq!(read, weights(), "{name}");
-            assert_eq!(matches!(place, Place::Llmc(_)), name == "weights.any");
+            assert_eq!(matches!(place, ModelPath::Llmc(_)), name == "weights.any");
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
             ("b.bin", &[7; 2000], "bad magic"),
             ("model.safetensors", &[0; 9], "weights without a shape"),
             ("notes.txt", b"hello", "only the text `hello`"),
-            ("notes", &[b'a'; 999], "no model that is known"),
+            ("notes", &[b'a'; 999], "not a known kind of model"),
             ("empty", b"", "an empty file"),
             ("pointer.bin", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
             ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF model"),

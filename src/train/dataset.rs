@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::data::{
-    Batches, FileContents, LoaderConfig, Part, Rows, Stories, TokenFormat, TokenSource, Tokenizer, markov, noted,
-    split, token_paths, tokens_of_text_files,
+    Batches, FileContents, LoaderConfig, Part, Rows, Stories, TokenFormat, TokenSource, Tokenizer, markov,
+    recorded_tokenizer, split_validation, token_paths, tokens_of_text_files,
 };
 use crate::error::{Error, Fault, Result};
 use crate::units;
@@ -48,7 +48,7 @@ fn source_tokens(sources: &[TokenSource]) -> usize {
 pub fn recorded_tokenizer(given: &[(&[PathBuf], Part)], format: TokenFormat) -> Result<Option<(String, Tokenizer)>> {
     let folders = given.iter().flat_map(|(given, part)| token_paths::folders(given, *part, format));
     let folders: BTreeSet<PathBuf> = folders.collect();
-    noted::agreed(noted::tokenizers(folders.iter().map(PathBuf::as_path))?)
+    recorded_tokenizer::require_one(recorded_tokenizer::of_folders(folders.iter().map(PathBuf::as_path))?)
 }
 
 impl Dataset {
@@ -97,7 +97,7 @@ impl Dataset {
                 (tokens, "generated stories".to_owned())
             }
         };
-        let (train, validation) = split(tokens);
+        let (train, validation) = split_validation(tokens);
         let baseline = (settings.source == Source::Stories).then(|| Baseline {
             markov: markov::nats_per_token(&train, &validation, tokenizer.vocab()),
             entropy: Stories::nats_per_byte(),
@@ -107,7 +107,7 @@ impl Dataset {
         let summary = format!("{name}: {all} ({}), the last {kept} for validation", tokenizer.name());
         let source = |tokens| TokenSource::from_tokens(name.clone(), tokens);
         // the validation tokens come from the same files
-        let train = source(train).read_from(read_from);
+        let train = source(train).with_files(read_from);
         Ok(Self { train: vec![train], validation: vec![source(validation)], summary, baseline })
     }
 
@@ -133,7 +133,7 @@ impl Dataset {
             source.release();
         }
         let config = LoaderConfig { ranks, ..LoaderConfig::new(batch, context, vocab, shuffle) };
-        let loader = Batches::in_rows(self.train, config, micro_steps / ranks.max(1))?;
+        let loader = Batches::with_consecutive(self.train, config, micro_steps / ranks.max(1))?;
         if self.validation.is_empty() {
             return Ok((loader, None));
         }

@@ -146,13 +146,10 @@ fn text_in_the_place_of_shards_is_named() {
     text_file(dir, "book.txt", 4000);
     shard(&dir.join("a.bin"), 200);
     let train = |args: &[&str]| wgpt(dir, &[&["train"][..], args, &SMALL].concat());
-    refused(
-        train(&["--data", "book.txt"]),
-        3,
-        &["book.txt", "got text", "--text 'book.txt'", "wgpt data prepare 'book.txt'"],
-    );
-    refused(train(&["--data", "a.bin", "--val", "book.txt"]), 3, &["book.txt", "got text"]);
-    refused(wgpt(dir, &["data", "inspect", "book.txt"]), 3, &["book.txt", "got text"]);
+    let fault = "book.txt: not a token shard (it looks like text); try ";
+    refused(train(&["--data", "book.txt"]), 3, &[fault, "try --text book.txt\n"]);
+    refused(train(&["--data", "a.bin", "--val", "book.txt"]), 3, &[fault, "try --text book.txt\n"]);
+    refused(wgpt(dir, &["data", "inspect", "book.txt"]), 3, &[fault, "try `wgpt data prepare book.txt --out DIR`"]);
     fs::write(dir.join("lfs.bin"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
         .expect("write");
     refused(train(&["--data", "lfs.bin"]), 3, &["a pointer of Git LFS", "git lfs pull"]);

@@ -81,7 +81,7 @@ fn the_recipe_of_124m_trains_on_what_fetch_brought() {
     let some = with_hub(dir, &hub.address(), &["data", "fetch", "fineweb10B", "--shards", "2"]).ends_with(0).out;
     assert!(some.contains("train --data fineweb10B:2 --val fineweb10B\n"), "{some}");
     let words =
-        ["fineweb10B: is fetched in part, expected 103 training shards, got 2", "or fineweb10B:2 for the first 2"];
+        ["fineweb10B: is only partly fetched, expected 103 training shards, got 2", "or fineweb10B:2 for the first 2"];
     refused(train(&[]), 3, &words);
     let all = with_hub(dir, &hub.address(), &["data", "fetch", "fineweb10B"]).ends_with(0).out;
     assert!(all.contains("fineweb10B: 103 training shards and validation, 104 files"), "{all}");
@@ -125,8 +125,8 @@ fn names_that_mean_no_tokens_say_what_helps() {
         &["finweb10B: no such file", "the nearest names are fineweb10B"],
     );
     refused(run("train --data tinystories --model d6"), 3, &["is text", "wgpt data fetch tinystories"]);
-    refused(run("train --data gpt2 --model d6"), 3, &["gpt2: is weights", "--init gpt2"]);
-    refused(run("train --data hellaswag --model d6"), 3, &["is questions", "--hellaswag hellaswag"]);
+    refused(run("train --data gpt2 --model d6"), 3, &["gpt2: contains weights", "--init gpt2"]);
+    refused(run("train --data hellaswag --model d6"), 3, &["contains questions", "--hellaswag hellaswag"]);
     refused(run("data inspect fineweb-edu10B"), 3, &["is not fetched", "try `wgpt data fetch fineweb-edu10B`"]);
     refused(run("train --init gpt2 --data fineweb10B"), 3, &["gpt2", "try `wgpt data fetch gpt2`"]);
     refused(run("data fetch fineweb"), 2, &["unknown name `fineweb`", "try fineweb10B"]);
@@ -134,7 +134,7 @@ fn names_that_mean_no_tokens_say_what_helps() {
     assert!(dry.contains("data     fineweb10B: not here; try `wgpt data fetch fineweb10B`\n"), "{dry}");
     // a folder of this name is here: it wins, also over what is fetched
     fs::create_dir(dir.join("fineweb10B")).expect("folder");
-    refused(run("train --data fineweb10B --model d6"), 3, &["fineweb10B: is a folder without such files"]);
+    refused(run("train --data fineweb10B --model d6"), 3, &["fineweb10B: the folder has no matching files"]);
     fs::write(dir.join("fineweb10B/x_train_1.bin"), shard(1, 5000, 50_257)).expect("shard");
     let dry = run("train --data fineweb10B --model d6 --dry-run").ends_with(0).out;
     assert!(dry.contains("data     5,000 tokens in 1 shard,"), "{dry}");

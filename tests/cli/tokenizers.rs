@@ -142,7 +142,7 @@ fn two_tokenizers_in_one_command_are_named_before_anything_is_read() {
     assert!(!dir.join("no").exists());
     // files beside shards that did not make them
     fs::copy(dir.join("a/tokenizer.json"), dir.join("b/tokenizer.json")).expect("copied");
-    refused(run(dir, "data inspect b"), 3, &["b/dataset.json", "others than those that made the shards"]);
+    refused(run(dir, "data inspect b"), 3, &["b/dataset.json", "did not make the shards"]);
 }
 
 #[test]

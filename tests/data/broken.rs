@@ -21,16 +21,16 @@ fn stored(name: &str) -> PathBuf {
 
 /// Each file and what is said of it.
 const FILES: [(&str, &str); 22] = [
-    ("shard-empty.bin", "header is cut short, expected at least 1024 bytes, got 0"),
-    ("shard-header-cut.bin", "header is cut short, expected at least 1024 bytes, got 700"),
+    ("shard-empty.bin", "header is cut short, expected at least 1,024 bytes, got 0"),
+    ("shard-header-cut.bin", "header is cut short, expected at least 1,024 bytes, got 700"),
     ("shard-magic.bin", "bad magic, expected 20240520, got 20240521; was it made by"),
     ("shard-weights.bin", "bad magic, expected 20240520, got 20240326; this is llm.c's weights"),
     ("shard-version.bin", "unknown version, expected 1, got 2"),
     ("shard-none.bin", "bad number of tokens, expected at least 1, got 0"),
     ("shard-negative.bin", "bad number of tokens, expected at least 1, got -1"),
-    ("shard-absurd.bin", "wrong file size, expected 4294968318 bytes for 2147483647 tokens, got 1034"),
-    ("shard-short.bin", "wrong file size, expected 1034 bytes for 5 tokens, got 1033"),
-    ("shard-long.bin", "wrong file size, expected 1034 bytes for 5 tokens, got 1036"),
+    ("shard-absurd.bin", "wrong file size, expected 4,294,968,318 bytes for 2,147,483,647 tokens, got 1,034"),
+    ("shard-short.bin", "wrong file size, expected 1,034 bytes for 5 tokens, got 1,033"),
+    ("shard-long.bin", "wrong file size, expected 1,034 bytes for 5 tokens, got 1,036"),
     ("shard-id.bin", "token 3 is outside the vocabulary, expected an id below 50257, got 50257"),
     ("lines-cut.jsonl", "line 2: not a JSON object with a text"),
     ("lines-other-field.jsonl", "line 1: no field `text`"),

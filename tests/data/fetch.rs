@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wgpt::data::fetch::{Entry, Fetched, Files, Hub, Kind, Watch, names};
+use wgpt::data::fetch::{Entry, FetchObserver, Fetched, Files, Hub, Kind, catalog};
 use wgpt::error::{Error, Result};
 
 use crate::made::command;
@@ -21,10 +21,10 @@ const ENTRY: Entry = Entry {
 #[derive(Default)]
 struct Log(Vec<String>);
 
-impl Watch for Log {
-    fn file(&mut self, _: &str, _: u64, _: u64) {}
-    fn bytes(&mut self, _: u64) {}
-    fn trouble(&mut self, text: &str) {
+impl FetchObserver for Log {
+    fn file_started(&mut self, _: &str, _: u64, _: u64) {}
+    fn progressed(&mut self, _: u64) {}
+    fn retrying(&mut self, text: &str) {
         self.0.push(text.to_owned());
     }
 }
@@ -165,13 +165,13 @@ fn servers_that_recover_are_borne_with() {
 #[test]
 fn servers_that_lie_are_not_believed() {
     for (manner, what) in [
-        (Manner::Wrong(100), "wrong bytes, expected checksum"),
-        (Manner::Announces(7), "wrong size, expected 300000 bytes, got 300007"),
-        (Manner::Announces(-7), "wrong size, expected 300000 bytes, got 299993"),
-        (Manner::TooLong, "too long, expected 300000 bytes"),
-        (Manner::Stalls, "broken off at byte"),
+        (Manner::Wrong(100), "wrong checksum, expected"),
+        (Manner::Announces(7), "wrong size, expected 300,000 bytes, got 300,007"),
+        (Manner::Announces(-7), "wrong size, expected 300,000 bytes, got 299,993"),
+        (Manner::TooLong, "too long, expected 300,000 bytes"),
+        (Manner::Stalls, "interrupted at byte"),
         (Manner::Refused, "access refused (403)"),
-        (Manner::Fails(100), "the server answers 503"),
+        (Manner::Fails(100), "the server returned 503"),
     ] {
         let cache = tempfile::tempdir().unwrap();
         let error = fetch(&serve(manner), cache.path()).0.unwrap_err();
@@ -250,7 +250,7 @@ fn a_trickle_is_given_up_and_resumed() {
     let mut log = Log::default();
     let begin = std::time::Instant::now();
     let fetched = hub.fetch(&ENTRY, 0, &mut log).unwrap();
-    assert!(log.0.len() == 1 && log.0[0].contains("stalled: under 1024 bytes a second for 0.4 s"), "{:?}", log.0);
+    assert!(log.0.len() == 1 && log.0[0].contains("stalled: under 1.0 KiB per second for 0.4 s"), "{:?}", log.0);
     assert_eq!(fetched.received, 300_005);
     let ranges: Vec<String> = server.requests().iter().filter_map(|r| r.headers.get("range").cloned()).collect();
     let from: Vec<usize> =
@@ -269,11 +269,8 @@ fn a_disk_without_room_is_told_before_the_first_byte() {
     let server = Server::new("datasets/owner/name", vec![file], None);
     let error = fetch(&server, cache.path()).0.unwrap_err();
     assert_eq!(error.exit_code(), 6);
-    assert!(error.fault().expected == format!("{} bytes free", isize::MAX), "{error}");
-    assert!(
-        error.fault().found.parse::<u64>().is_ok() && error.fault().place.contains("datasets--owner--name"),
-        "{error}"
-    );
+    assert!(error.fault().expected == "8388608.0 TiB free", "{error}");
+    assert!(error.fault().found.ends_with("B") && error.fault().place.contains("datasets--owner--name"), "{error}");
     assert!(server.requests().iter().all(|r| r.path.starts_with("/api/")), "{:?}", server.requests());
 }
 
@@ -363,7 +360,7 @@ fn the_program_fetches_by_name() {
         std::fs::write(by_hand.join(name), "x").unwrap();
     }
     let hub = Hub { cache: cache.path().join("hub"), ..hub(&server, cache.path()) };
-    assert_eq!(hub.cached(names::find("gpt2").unwrap(), 0), Some(by_hand));
+    assert_eq!(hub.cached(catalog::find("gpt2").unwrap(), 0), Some(by_hand));
     let (code, text) = run(&["data", "fetch", "no-such-name"], &server.address());
     assert!(code == Some(2) && text.contains("expected one of tinyshakespeare, tinystories, fineweb10B"), "{text}");
     let (code, text) = run(&["data", "fetch", "gtp2"], &server.address());

@@ -12,7 +12,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use wgpt::data::Tokenizer;
-use wgpt::data::prepare::{Note, Options, Outcome, prepare};
+use wgpt::data::prepare::{Manifest, Options, Outcome, prepare};
 use wgpt::error::{Error, Result};
 
 use crate::made::{parquet, tokens, zstd};
@@ -60,7 +60,7 @@ fn options(path: &Path, field: &str) -> Options {
     Options { tokenizer, field, threads, val_tokens, restart, ..Options::new(vec![path.to_owned()], out, "x") }
 }
 
-fn note_of(path: &Path, field: &str) -> Result<Note> {
+fn note_of(path: &Path, field: &str) -> Result<Manifest> {
     match prepare(&options(path, field), &mut |_| ControlFlow::Continue(()))? {
         Outcome::Done(note) => Ok(note),
         other => panic!("{other:?}"),
@@ -100,7 +100,7 @@ fn every_packing_is_read_whatever_the_file_is_called() {
         let mut tar = vec![0; 1024];
         tar[257..262].copy_from_slice(b"ustar");
         std::fs::write(&path, pack(&tar)).unwrap();
-        assert!(refused(&path, "text").contains("is a tar archive inside of"), "{ending}");
+        assert!(refused(&path, "text").contains("is a tar archive inside"), "{ending}");
     }
 }
 
@@ -166,7 +166,7 @@ fn a_column_in_groups_is_named_by_its_path() {
             let path = path(&format!("{i}{version:?}.parquet"));
             column(&path, &inside(group, leaf), &["a", "", "b"], levels, version);
             assert_eq!(documents(&path, "meta.text"), ["a", "", "b"], "{group} {leaf}");
-            let note = Note::read(&options(&path, "").out).unwrap().unwrap();
+            let note = Manifest::read(&options(&path, "").out).unwrap().unwrap();
             assert_eq!(note.counts.missing, missing, "{group} {leaf}");
         }
         assert!(refused(&path(&format!("{i}PARQUET_1_0.parquet")), "text").contains("expected one of meta.text"));
@@ -199,6 +199,6 @@ fn a_path_that_is_not_utf_8_is_prepared_and_resumed() {
     let Outcome::Done(note) = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap() else { panic!("not done") };
     assert_eq!(note.recipe.sources[0].path, path);
     assert!(
-        matches!(prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::There(there) if there == note)
+        matches!(prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap(), Outcome::AlreadyPrepared(there) if there == note)
     );
 }

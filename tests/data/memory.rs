@@ -66,7 +66,7 @@ fn pages_of_parquet_are_not_unpacked_beyond_their_claim() {
         // the same page says that it has 1 MiB
         std::fs::write(&path, smaller_claim(&bytes)).unwrap();
         let is_unpacked_by_us = matches!(compression, Compression::GZIP(_) | Compression::BROTLI(_));
-        let what = "expected 1048576 bytes unpacked, as it says, got more";
+        let what = "expected 1,048,576 bytes unpacked, as its header states, got more";
         refused(&path, if is_unpacked_by_us { what } else { "broken Parquet data" });
     }
 }
@@ -131,5 +131,5 @@ fn an_allocation_that_fails_ends_with_one_line_and_the_exit_code_of_memory() {
         assert!(text.starts_with("error: ") && text.contains(what) && text.lines().count() == 1, "{text}");
     };
     ends(500_000, "bytes left; try a smaller --batch");
-    ends(200_000, "a.bin: there is no memory to map it");
+    ends(200_000, "a.bin: there is not enough address space to map it");
 }

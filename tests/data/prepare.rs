@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use wgpt::data::prepare::{Note, Options, Outcome, Progress, prepare};
+use wgpt::data::prepare::{Manifest, Options, Outcome, Progress, prepare};
 use wgpt::data::{Tokenizer, inspect};
 use wgpt::error::Error;
 
 use crate::made::{bins, command, parquet, prose, tokens, wgpt, zstd};
 
-fn run(options: &Options) -> Note {
+fn run(options: &Options) -> Manifest {
     match prepare(options, &mut |_| ControlFlow::Continue(())).unwrap() {
         Outcome::Done(note) => note,
         other => panic!("{other:?}"),
@@ -77,7 +77,10 @@ fn a_small_corpus_keeps_its_last_tenth_for_validation() {
     assert_eq!((note.counts.documents, note.counts.missing), (documents.len() as u64, 9));
     assert_eq!(note.counts.text_bytes, documents.iter().map(|d| d.len() as u64).sum::<u64>());
     let report = inspect::inspect(&inspect::shards(out.to_str().unwrap()).unwrap(), None).unwrap();
-    assert_eq!((report.tokens, report.documents, report.noted), (all.len() as u64, documents.len() as u64, true));
+    assert_eq!(
+        (report.tokens, report.documents, report.has_manifest),
+        (all.len() as u64, documents.len() as u64, true)
+    );
     assert_eq!(report.vocab, 50_257);
     assert!(!out.join("x.partial").exists());
 }
@@ -205,7 +208,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     let first = options(std::slice::from_ref(&text), dir.path().join("out"));
     run(&first);
     let again = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert!(matches!(again, Outcome::There(_)));
+    assert!(matches!(again, Outcome::AlreadyPrepared(_)));
     let other = Options { tokenizer: Tokenizer::Bytes, ..first.clone() };
     let error = prepare(&other, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
@@ -227,7 +230,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     std::fs::write(&text, "another text").unwrap();
     let error = prepare(&stopped, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(fault) if fault.what.contains("changed since") && fault.advice.contains("--restart")),
+        matches!(&error, Error::Usage(fault) if fault.what.contains("the file has changed") && fault.advice.contains("--restart")),
         "{error}"
     );
     run(&Options { restart: true, ..stopped });
@@ -242,7 +245,7 @@ fn two_at_once_do_not_mix() {
     let mut second = None;
     prepare(&one, &mut |_| {
         second = Some(prepare(&one, &mut |progress| {
-            assert!(progress.waits);
+            assert!(progress.waiting);
             ControlFlow::Break(())
         }));
         ControlFlow::Continue(())
@@ -264,11 +267,11 @@ fn a_second_preparation_beside_a_finishing_one_waits_and_finds_the_work_done() {
     let (first, second) = std::thread::scope(|scope| {
         let (mut second, other) = (None, &one);
         let first = prepare(&one, &mut |progress| {
-            assert!(!progress.waits);
+            assert!(!progress.waiting);
             second.get_or_insert_with(|| {
                 let tell = tell.clone();
                 let wait = move |progress: &Progress| {
-                    tell.send(progress.waits).unwrap();
+                    tell.send(progress.waiting).unwrap();
                     ControlFlow::Continue(())
                 };
                 scope.spawn(move || prepare(other, &mut { wait }))
@@ -280,7 +283,7 @@ fn a_second_preparation_beside_a_finishing_one_waits_and_finds_the_work_done() {
         (first, second.unwrap().join().unwrap())
     });
     let Outcome::Done(note) = first.unwrap() else { panic!("the first one did the work") };
-    assert_eq!(second.unwrap(), Outcome::There(note));
+    assert_eq!(second.unwrap(), Outcome::AlreadyPrepared(note));
     same(&one.out, &whole.out);
     assert!(!one.out.join(".prepare.lock").exists() && !one.out.join("x.partial").exists());
 }
@@ -346,7 +349,7 @@ fn a_folder_holds_the_shards_of_its_note_alone() {
     let mut second = None;
     prepare(&a, &mut |_| {
         second = Some(prepare(&b, &mut |progress| {
-            assert!(progress.waits);
+            assert!(progress.waiting);
             ControlFlow::Break(())
         }));
         ControlFlow::Continue(())
@@ -418,7 +421,7 @@ fn a_restart_replaces_the_tokenizer_of_the_folder() {
     // files that no data set there says to be its own
     std::fs::copy(path("first/tokenizer.json"), path("out/tokenizer.json")).unwrap();
     let error = prepare(&Options { restart: true, ..of(&second) }, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(error.to_string().contains("holds files of another tokenizer"), "{error}");
+    assert!(error.to_string().contains("contains files of another tokenizer"), "{error}");
 }
 
 #[test]
@@ -429,7 +432,7 @@ fn validation_must_leave_something_for_training() {
     let one = Options { tokenizer: Tokenizer::Bytes, val_tokens: Some(11), ..options(&[text], dir.path().join("out")) };
     let error = prepare(&one, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, Error::Usage(fault) if fault.place == "--val-tokens"), "{error}");
-    assert_eq!(error.fault().expected, "at most 9 of the corpus's 11");
+    assert_eq!(error.fault().expected, "at most 9 of the corpus's 11 tokens");
 }
 
 #[test]
@@ -472,7 +475,7 @@ fn separators_begin_documents_of_text_files_alone() {
         shard.as_object_mut().unwrap().remove("blake3").unwrap();
     }
     std::fs::write(&path, old.to_string()).unwrap();
-    assert_eq!(Note::read(&split.out).unwrap().unwrap().recipe.split_on, None);
+    assert_eq!(Manifest::read(&split.out).unwrap().unwrap().recipe.split_on, None);
     inspect::inspect(&bins(&split.out), None).unwrap();
 }
 

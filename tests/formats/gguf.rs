@@ -273,7 +273,8 @@ fn gguf_takes_no_weight_that_becomes_infinite() {
         fs::remove_file(&path).expect("removed");
         weights.get_mut("fcprojw", 1)[7] = value;
         let error = gguf::save(&path, &weights, storage, None).expect_err("an infinity");
-        let what = format!("`blk.1.ffn_down.weight` holds {value}, expected numbers that {} can hold", storage.name());
+        let what =
+            format!("`blk.1.ffn_down.weight` contains {value}, expected numbers that {} can represent", storage.name());
         assert!(error.exit_code() == 3 && error.to_string().contains(&what), "{error}");
         weights.get_mut("fcprojw", 1)[7] = 0.5;
         assert!(!path.exists());

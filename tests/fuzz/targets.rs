@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use wgpt::data::prepare::{self, Note, Options};
+use wgpt::data::prepare::{self, Manifest, Options};
 use wgpt::data::recognize::Input;
 use wgpt::data::unpack::Packing;
-use wgpt::data::{Part, TokenFormat, TokenSource, Tokenizer, hellaswag, noted, token_paths};
+use wgpt::data::{Part, TokenFormat, TokenSource, Tokenizer, hellaswag, recorded_tokenizer, token_paths};
 use wgpt::error::Error;
 use wgpt::files::disk::System;
 use wgpt::files::path_text;
-use wgpt::formats::checkpoint::{Beside, Checkpoints, Fill, Keep};
+use wgpt::formats::checkpoint::{Checkpoints, Keep, SaveContext, WriteContents};
 use wgpt::formats::tokenizer_folder::TokenizerFiles;
 use wgpt::formats::{checkpoint_weights, hf, llmc};
 use wgpt::gpu::Elem;
@@ -119,9 +119,9 @@ pub fn npy(folder: &Path, input: &[u8]) {
 
 pub fn dataset_json(folder: &Path, input: &[u8]) {
     put(folder, "dataset.json", input);
-    refused(noted::tokenizers([folder].into_iter()).and_then(noted::agreed));
-    if let Some(Some(note)) = refused(Note::read(folder)) {
-        let _ = note.fitting();
+    refused(recorded_tokenizer::of_folders([folder].into_iter()).and_then(recorded_tokenizer::require_one));
+    if let Some(Some(note)) = refused(Manifest::read(folder)) {
+        let _ = note.fitting_sizes();
     }
 }
 
@@ -253,8 +253,9 @@ fn checkpoint(folder: &Path, state: &[u8], weights: &[u8], moments: &[u8]) {
     let fills = files.map(|(_, bytes)| {
         move |out: &mut dyn std::io::Write| out.write_all(bytes).map_err(|e| Error::output(e.to_string()))
     });
-    let fills: Vec<(&str, Fill)> = files.iter().zip(&fills).map(|((name, _), fill)| (*name, fill as Fill)).collect();
-    let beside = Beside { records: &[], run: "ab", check: &|| Ok(()) };
+    let fills: Vec<(&str, WriteContents)> =
+        files.iter().zip(&fills).map(|((name, _), fill)| (*name, fill as WriteContents)).collect();
+    let beside = SaveContext { records: &[], run: "ab", check: &|| Ok(()) };
     Checkpoints::new(&System, folder).save(3, &fills, &beside, Keep { newest: 1, every: 0 }).expect("saved");
 }
 

@@ -91,7 +91,7 @@ fn with_hint(recipe: &Path, error: Error) -> Error {
         format!("for the model: --model {name}")
     } else if known_config(name).is_some() {
         format!("for its weights: --init {name}")
-    } else if token_names::named(recipe).is_some() {
+    } else if token_names::named_set(recipe).is_some() {
         format!("for the data: --data {name} --val {name}")
     } else if is_text {
         format!("for a text: --text {}", shell::word(recipe))

@@ -199,7 +199,7 @@ fn train(
 
     if let Some(crew) = &crew {
         ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
-        loader.read_only(crew.ranks(settings.data.ranks))?;
+        loader.read_ranks(crew.ranks(settings.data.ranks))?;
     }
     let (tuned, folder) = (RefCell::new(LoadedRecord::Nothing), RefCell::new(PathBuf::new()));
     let (validation_rows, warned) = (rows.as_ref().map_or(0, Rows::len), Cell::new(!speaks));

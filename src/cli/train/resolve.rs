@@ -55,7 +55,7 @@ pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
         return Ok(false);
     }
     let format = recipe.data.data_format.unwrap_or_default();
-    let is_named = recipe.data.data.iter().all(|path| token_names::named(path).is_some());
+    let is_named = recipe.data.data.iter().all(|path| token_names::named_set(path).is_some());
     Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 

@@ -1,28 +1,28 @@
-//! Addresses: where a redirect leads, and whether that is still the hub.
+//! Addresses: the target of a redirect, and whether it still is the hub.
 
 use url::Url;
 
 use super::hub::Failure;
 
-/// Reads an address. Requests are made to the result, so that what is checked is what is asked.
+/// Parses an address. Requests use the parsed address, so that checks and requests agree.
 pub(super) fn read(address: &str) -> Result<Url, Failure> {
-    Url::parse(address).map_err(|e| Failure::Final(format!("{address}: no address ({e})")))
+    Url::parse(address).map_err(|e| Failure::Final(format!("{address}: not an address ({e})")))
 }
 
-/// Returns the address that a redirect from `from` to `to` means, by RFC 3986: `to` may be relative, and its query may hold
-/// any address of its own. Servers see no fragments.
+/// Returns the target of a redirect from `from` to `to` by RFC 3986. `to` may be relative, and its query may contain
+/// other addresses. The fragment is dropped, because servers do not see it.
 pub(super) fn joined(from: &Url, to: &str) -> Result<Url, Failure> {
     let mut url = from.join(to).map_err(|e| Failure::Final(format!("{from}: a redirect to `{to}` ({e})")))?;
     url.set_fragment(None);
     Ok(url)
 }
 
-/// True for two addresses of one scheme, host and port.
+/// Returns whether two addresses have the same scheme, host and port.
 pub(super) fn is_same_origin(one: &Url, other: &Url) -> bool {
     one.origin().is_tuple() && one.origin() == other.origin()
 }
 
-/// True for an address of this machine.
+/// Returns whether an address is of this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",

@@ -1,5 +1,5 @@
-//! The bytes of an answer. A thread of their own reads them, so that a server that sends nothing, or next to nothing, is
-//! noticed whatever the layers below wait for.
+//! Reads the body of a response on a separate thread, so that a server that sends nothing or almost nothing is noticed
+//! while the layers below block.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _};
@@ -9,32 +9,34 @@ use std::time::{Duration, Instant};
 use ureq::Agent;
 use ureq::http::Response;
 
+use crate::units::size;
+
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 16;
-/// Bytes a second below which a server has stalled.
+/// Rate in bytes per second below which a server counts as stalled.
 const LEAST_RATE: u64 = 1 << 10;
-/// Parts of the shorter limit after which a wait is looked at.
+/// Number of checks of a wait within the shorter of the two limits.
 const TICKS: u32 = 64;
 
-/// How long a server may send too little.
+/// Time limits for a slow server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Patience {
-    /// Nothing at all.
+    /// Longest time without any bytes.
     pub silence: Duration,
-    /// Under 1 KiB a second.
+    /// Longest time with under 1 KiB per second.
     pub stall: Duration,
 }
 
-/// An answer's bytes.
+/// The body of a response.
 pub(super) struct Body {
     chunks: Receiver<io::Result<Vec<u8>>>,
-    /// Ends the connection, and with it the thread that reads.
+    /// Owns the connection. Its shutdown ends the reading thread.
     agent: Option<Agent>,
     pace: Pace,
 }
 
 impl Body {
-    /// Begins to read. `agent` has made the request, and no other.
+    /// Starts reading. `agent` made this request and no other.
     pub(super) fn new(response: Response<ureq::Body>, agent: Agent, patience: Patience) -> io::Result<Self> {
         let (send, chunks) = sync_channel(2);
         let mut reader = response.into_body().into_reader();
@@ -54,7 +56,10 @@ impl Body {
         Ok(Self { chunks, agent: Some(agent), pace: Pace::new(patience) })
     }
 
-    /// Returns the next bytes, none at the end, or why there are no more.
+    /// Returns the next bytes; none at the end.
+    ///
+    /// # Errors
+    /// A message if reading failed or the server was too slow.
     pub(super) fn next(&mut self) -> Result<Vec<u8>, String> {
         loop {
             let begin = Instant::now();
@@ -70,7 +75,7 @@ impl Body {
                 }
                 Ok(Err(e)) => return Err(e.to_string()),
                 Err(RecvTimeoutError::Timeout) => self.pace.check()?,
-                Err(RecvTimeoutError::Disconnected) => return Err("the thread that reads has ended".into()),
+                Err(RecvTimeoutError::Disconnected) => return Err("the reading thread has ended".into()),
             }
         }
     }
@@ -84,17 +89,17 @@ impl Drop for Body {
     }
 }
 
-/// Measures how fast bytes come, over a window that slides. Its clock runs only while somebody waits for them: neither a slow
-/// disk nor a process that is suspended makes a server slow.
+/// Measures the rate of received bytes over a sliding window. Its clock runs only while a caller waits for bytes, so
+/// that neither a slow disk nor a suspended process makes a server look slow.
 #[derive(Debug)]
 struct Pace {
     patience: Patience,
-    /// Longest wait that is not looked at.
+    /// Longest wait between two checks.
     tick: Duration,
     waited: Duration,
     bytes: u64,
     last_came: Duration,
-    /// Waits and bytes so far, at times that begin with the newest before the window.
+    /// Total wait and total bytes at past checks, from the newest check before the window on.
     window: VecDeque<(Duration, u64)>,
 }
 
@@ -105,7 +110,7 @@ impl Pace {
         Self { patience, tick, waited: start.0, bytes: 0, last_came: start.0, window: [start].into() }
     }
 
-    /// Adds a wait. One that was much longer than asked for was a suspension.
+    /// Adds a wait. A wait much longer than a tick was a suspension and is shortened.
     fn wait(&mut self, time: Duration) {
         self.waited += time.min(2 * self.tick);
     }
@@ -115,11 +120,11 @@ impl Pace {
         self.last_came = self.waited;
     }
 
-    /// Fails if too little came for too long.
+    /// Fails if too few bytes came for too long.
     fn check(&mut self) -> Result<(), String> {
         let Patience { silence, stall } = self.patience;
         if self.waited - self.last_came >= silence {
-            return Err(format!("nothing for {} s", silence.as_secs_f64()));
+            return Err(format!("nothing received for {} s", silence.as_secs_f64()));
         }
         while self.window.get(1).is_some_and(|(time, _)| *time + stall <= self.waited) {
             self.window.pop_front();
@@ -129,7 +134,7 @@ impl Pace {
             && *begin + stall <= self.waited
             && self.bytes - before < least
         {
-            return Err(format!("stalled: under {LEAST_RATE} bytes a second for {} s", stall.as_secs_f64()));
+            return Err(format!("stalled: under {} per second for {} s", size(LEAST_RATE), stall.as_secs_f64()));
         }
         if self.window.back().is_none_or(|(time, _)| *time + self.tick <= self.waited) {
             self.window.push_back((self.waited, self.bytes));
@@ -145,7 +150,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PATIENCE: Patience = Patience { silence: Duration::from_secs(30), stall: Duration::from_secs(60) };
 
-    /// Returns the second in which a server has stalled that sends so many bytes in each.
+    /// Returns the second in which a server that sends `bytes(second)` bytes in each second counts as stalled.
     fn stalls_after(seconds: u32, bytes: impl Fn(u32) -> usize) -> Option<u32> {
         let mut pace = Pace::new(PATIENCE);
         (0..seconds).find(|&second| {
@@ -166,7 +171,7 @@ mod tests {
             assert!(seconds.contains(&stalled), "{bytes} bytes a second: {stalled}");
         }
         assert_eq!(stalls_after(1000, |_| 1100), None);
-        // bursts with pauses are a slow line; a fast beginning makes up for nothing
+        // bursts with pauses are a slow line; a fast start does not compensate for a later stall
         assert_eq!(stalls_after(1000, |second| if second % 20 == 0 { 30_000 } else { 0 }), None);
         let stalled = stalls_after(1000, |second| if second < 100 { 1 << 20 } else { 1 }).unwrap();
         assert!((158..=162).contains(&stalled), "{stalled}");

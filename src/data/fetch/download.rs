@@ -1,4 +1,4 @@
-//! One file on its way into the cache.
+//! The download of one file into the cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,22 +8,23 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::Watch;
+use super::FetchObserver;
 use super::hub::{Client, Failure};
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic::output_error;
 use crate::files::open;
+use crate::units::{count, counted};
 
-/// Attempts in a row that bring nothing new before a file is given up.
+/// Number of consecutive attempts without progress after which the download fails.
 const ATTEMPTS: u32 = 5;
-/// Attempts in all: a server that breaks off after every few bytes is no server.
+/// Most attempts in all, for a server that breaks off after every few bytes.
 const MOST_ATTEMPTS: u32 = 1000;
-/// Bytes that an attempt must bring to count as a step forward.
+/// Bytes that an attempt must add to count as progress.
 const WORTH_BYTES: u64 = 1 << 14;
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 18;
 
-/// One file on its way.
+/// The download of one file.
 pub(super) struct Download<'a> {
     pub client: &'a Client,
     pub url: String,
@@ -34,8 +35,8 @@ pub(super) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Fetches a file until it is whole and its checksum is right; the bytes that came.
-    pub(super) fn run(&self, path: &Path, watch: &mut dyn Watch) -> Result<u64> {
+    /// Downloads to `path` until the file is complete and its checksum is right. Returns the number of bytes received.
+    pub(super) fn run(&self, path: &Path, watch: &mut dyn FetchObserver) -> Result<u64> {
         let (mut received, mut failures, mut best, mut wrong) = (0, 0, 0, false);
         for _ in 0..MOST_ATTEMPTS {
             let failure = match self.attempt(path, &mut received, watch)? {
@@ -44,9 +45,9 @@ impl Download<'_> {
                     if got == self.etag {
                         return Ok(received);
                     }
-                    // never go on with bytes that are known to be wrong
+                    // never resume from bytes that are known to be wrong
                     fs::remove_file(path).map_err(|e| output_error(path, &e))?;
-                    let text = format!("{}: wrong bytes, expected checksum {}, got {got}", self.url, self.etag);
+                    let text = format!("{}: wrong checksum, expected {}, got {got}", self.url, self.etag);
                     if wrong {
                         return Err(Error::network(text));
                     }
@@ -64,14 +65,14 @@ impl Download<'_> {
                     "{failure} ({ATTEMPTS} times in a row; the next download resumes at byte {there})"
                 )));
             }
-            watch.trouble(&failure);
+            watch.retrying(&failure);
             std::thread::sleep(self.pause * 2_u32.pow(failures - 1));
         }
-        Err(Error::network(Fault::at(&self.url, format!("broken off {MOST_ATTEMPTS} times"))))
+        Err(Error::network(Fault::at(&self.url, format!("interrupted {}", counted(MOST_ATTEMPTS.into(), "time")))))
     }
 
-    /// Goes on where the file ends. The outer error is ours: the disk; the inner one is the network's.
-    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn Watch) -> Result<Result<(), Failure>> {
+    /// Resumes at the end of the file. The outer error is the disk's, the inner one the network's.
+    fn attempt(&self, path: &Path, received: &mut u64, watch: &mut dyn FetchObserver) -> Result<Result<(), Failure>> {
         let write_error = |e: &std::io::Error| output_error(path, e);
         let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
         let mut file = open::own(path, &options).map_err(|e| write_error(&e))?;
@@ -92,7 +93,7 @@ impl Download<'_> {
         let restart = response.status() != 206 || range_start(response) != Some(at);
         if response.status() == 416 || (response.status() == 206 && restart) {
             empty(&mut file)?;
-            return Ok(Err(Failure::Passing(format!("{}: another part than asked for", self.url))));
+            return Ok(Err(Failure::Passing(format!("{}: another range than requested", self.url))));
         }
         if let Err(failure) = self.client.check(response, &self.url) {
             return Ok(Err(failure));
@@ -104,18 +105,19 @@ impl Download<'_> {
         let length = response.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if let Some(length) = length.filter(|&length| length != self.size - at) {
             return Ok(Err(Failure::Passing(format!(
-                "{}: wrong size, expected {} bytes, got {length}",
+                "{}: wrong size, expected {}, got {}",
                 self.url,
-                self.size - at
+                counted(self.size - at, "byte"),
+                count(length)
             ))));
         }
         let broken =
-            |at: u64, why: String| Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} ({why})", self.url))));
+            |at: u64, why: String| Ok(Err(Failure::Passing(format!("{}: interrupted at byte {at} ({why})", self.url))));
         let mut body = match self.client.body(answer) {
             Ok(body) => body,
             Err(e) => return broken(at, e.to_string()),
         };
-        watch.bytes(at);
+        watch.progressed(at);
         loop {
             let bytes = match body.next() {
                 Ok(bytes) => bytes,
@@ -126,28 +128,29 @@ impl Download<'_> {
             }
             if at + bytes.len() as u64 > self.size {
                 empty(&mut file)?;
-                return Ok(Err(Failure::Passing(format!("{}: too long, expected {} bytes", self.url, self.size))));
+                let expected = counted(self.size, "byte");
+                return Ok(Err(Failure::Passing(format!("{}: too long, expected {expected}", self.url))));
             }
             file.write_all(&bytes).map_err(|e| write_error(&e))?;
             at += bytes.len() as u64;
             *received += bytes.len() as u64;
-            watch.bytes(at);
+            watch.progressed(at);
         }
         if at < self.size {
-            return Ok(Err(Failure::Passing(format!("{}: broken off at byte {at} of {}", self.url, self.size))));
+            return Ok(Err(Failure::Passing(format!("{}: interrupted at byte {at} of {}", self.url, self.size))));
         }
         file.sync_all().map_err(|e| write_error(&e))?;
         Ok(Ok(()))
     }
 }
 
-/// Where the part that a server sends begins: `bytes 100-199/200`.
+/// Returns the offset of the range that a server sends, as in `bytes 100-199/200`.
 fn range_start(response: &ureq::http::Response<ureq::Body>) -> Option<u64> {
     let range = response.headers().get("content-range")?.to_str().ok()?;
     range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
-/// A file's checksum, of the kind that `like` is: SHA-256, or git's SHA-1 over a length and the contents.
+/// Returns a file's checksum of the same kind as `like`: SHA-256, or git's SHA-1 over a length and the contents.
 fn checksum(path: &Path, like: &str, size: u64) -> Result<String> {
     let mut file = open::own(path, OpenOptions::new().read(true)).map_err(|e| output_error(path, &e))?;
     let mut buffer = vec![0; BUFFER_BYTES];

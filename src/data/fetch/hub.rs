@@ -1,4 +1,4 @@
-//! The hub's HTTP interface: what a repository holds, what a file is, and its bytes.
+//! Client of the hub's HTTP interface: lists repositories, describes files, downloads files.
 
 use std::io;
 
@@ -10,23 +10,23 @@ use url::Url;
 
 use super::address::{is_loopback, is_same_origin, joined, read};
 use super::body::{Body, Patience};
-use super::names::{Entry, Kind};
+use super::catalog::{Entry, Kind};
 use crate::error::Result;
 use crate::files::hub::is_plain_name;
 
-/// Redirects that are followed.
+/// Most redirects that are followed.
 const REDIRECTS: usize = 6;
-/// Pages of a listing that are read.
+/// Most pages of a listing.
 const PAGES: usize = 100;
-/// Bytes of a page of a listing.
+/// Largest page of a listing in bytes.
 const PAGE_BYTES: usize = 16 << 20;
 
-/// Why a request failed.
+/// The reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Asking again may help.
+    /// A retry may succeed.
     Passing(String),
-    /// It will not.
+    /// A retry cannot succeed.
     Final(String),
 }
 
@@ -37,7 +37,7 @@ impl Failure {
     }
 }
 
-/// A file as a listing tells of it.
+/// A file's entry in a listing.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Listed {
     #[serde(rename = "type")]
@@ -55,24 +55,24 @@ struct Lfs {
 }
 
 impl Listed {
-    /// Its SHA-256, which large files have.
+    /// Returns the file's SHA-256, which only large files have.
     pub(super) fn sha256(&self) -> Option<&str> {
         self.lfs.as_ref().map(|lfs| lfs.oid.as_str())
     }
 
-    /// Its checksum, of whichever kind.
+    /// Returns the file's checksum of either kind.
     pub(super) fn checksum(&self) -> Option<&str> {
         Some(self.sha256().unwrap_or(&self.oid)).filter(|checksum| is_checksum(checksum))
     }
 }
 
-/// An answer whose body is still to be read, and what made the request.
+/// A response whose body is still unread, and the agent that made the request.
 pub(super) struct Answer {
     pub response: Response<ureq::Body>,
     agent: Agent,
 }
 
-/// What the hub says of a file: its commit, its checksum, and its size.
+/// The hub's description of a file: commit, checksum and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Meta {
     pub commit: String,
@@ -80,7 +80,7 @@ pub(super) struct Meta {
     pub size: Option<u64>,
 }
 
-/// One endpoint. Every request has an agent of its own, so that one can be ended without the others.
+/// A client of one endpoint. Every request has its own agent, so that it can be ended without ending others.
 pub(super) struct Client {
     config: Config,
     endpoint: String,
@@ -91,7 +91,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(endpoint: &str, token: Option<String>, patience: Patience) -> Result<Self, Failure> {
-        // `body` limits the wait for a body's bytes: its clock stops while the process is suspended
+        // `Body` limits the wait for a body's bytes: its clock stops while the process is suspended
         let mut config = Agent::config_builder()
             .max_redirects(0)
             .http_status_as_error(false)
@@ -100,13 +100,13 @@ impl Client {
             .timeout_recv_response(Some(patience.silence));
         let origin = read(endpoint)?;
         if is_loopback(&origin) {
-            config = config.proxy(None); // a proxy would look for the name on its own machine
+            config = config.proxy(None); // a proxy would connect to its own machine
         }
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Ok(Self { config: config.build(), endpoint, origin, token, patience })
     }
 
-    /// All files of a repository.
+    /// Returns all files of a repository.
     pub(super) fn list(&self, entry: &Entry) -> Result<Vec<Listed>, Failure> {
         let kind = if entry.kind == Kind::Model { "models" } else { "datasets" };
         let mut url = format!("{}/api/{kind}/{}/tree/main?recursive=true", self.endpoint, entry.repo);
@@ -124,14 +124,14 @@ impl Client {
             url = if is_same_origin(&next, &self.origin) {
                 next.into()
             } else {
-                // a mirror may name the original here; the pages are to be had from the mirror all the same
+                // a mirror may name the original hub here; read the next page from the mirror all the same
                 format!("{}{}", self.endpoint, &next[url::Position::BeforePath..])
             };
         }
         Err(Failure::Final(format!("{url}: more than {PAGES} pages of files")))
     }
 
-    /// Reads a page of a listing; what is beyond its limit is left out, and so is no JSON.
+    /// Reads a page of a listing. A page above the limit is cut off, so that it is not valid JSON.
     fn page(&self, answer: Answer) -> Result<Vec<u8>, String> {
         let mut body = self.body(answer).map_err(|e| e.to_string())?;
         let mut text = Vec::new();
@@ -144,19 +144,19 @@ impl Client {
         Ok(text)
     }
 
-    /// Begins to read an answer's bytes.
+    /// Starts reading the body of a response.
     pub(super) fn body(&self, Answer { response, agent }: Answer) -> io::Result<Body> {
         Body::new(response, agent, self.patience)
     }
 
-    /// The address of a file's contents.
+    /// Returns the address of a file's contents.
     pub(super) fn address(&self, entry: &Entry, path: &str) -> String {
         let kind = if entry.kind == Kind::Model { "" } else { "datasets/" };
         format!("{}/{kind}{}/resolve/main/{path}", self.endpoint, entry.repo)
     }
 
-    /// What the hub says of a file. Redirects to other hosts are where its bytes are, not what it is: they are not
-    /// followed.
+    /// Returns the hub's description of a file. Does not follow redirects to other hosts, because those lead to the
+    /// file's bytes, not to its description.
     pub(super) fn head(&self, entry: &Entry, path: &str) -> Result<Meta, Failure> {
         let mut url = self.address(entry, path);
         for _ in 0..REDIRECTS {
@@ -164,7 +164,7 @@ impl Client {
             let headers = response.headers();
             let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
             if response.status().is_redirection() && header(headers, "x-repo-commit").is_none() {
-                // the repository has another name now
+                // the repository was renamed
                 url = self.redirected(&url, headers)?.into();
                 continue;
             }
@@ -183,7 +183,7 @@ impl Client {
         Err(Failure::Final(format!("{url}: more than {REDIRECTS} redirects")))
     }
 
-    /// A file's bytes from `start` on, wherever redirects lead.
+    /// Requests a file's bytes from offset `start` on and follows redirects to any host.
     pub(super) fn get(&self, url: &str, start: u64) -> Result<Answer, Failure> {
         self.request("GET", url, (start > 0).then_some(start))
     }
@@ -201,7 +201,8 @@ impl Client {
     }
 
     fn redirected(&self, url: &str, headers: &HeaderMap) -> Result<Url, Failure> {
-        let to = header(headers, "location").ok_or_else(|| Failure::Final(format!("{url}: a redirect to nowhere")))?;
+        let to =
+            header(headers, "location").ok_or_else(|| Failure::Final(format!("{url}: a redirect without a target")))?;
         let to = joined(&read(url)?, to)?;
         if !(to.scheme() == "https" || (to.scheme() == "http" && self.origin.scheme() == "http")) {
             return Err(Failure::Final(format!("{url}: a redirect to `{to}`, expected https")));
@@ -216,7 +217,7 @@ impl Client {
         if let Some(start) = start {
             request = request.header("Range", format!("bytes={start}-"));
         }
-        // the token is for the hub alone, not for whoever a redirect names
+        // the token is sent to the hub only, not to the target of a redirect
         if let (Some(token), true) = (&self.token, is_same_origin(&url, &self.origin)) {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -236,8 +237,8 @@ impl Client {
                 response.status().as_u16()
             ))),
             404 | 410 => Err(Failure::Final(format!("{url}: not found"))),
-            code @ (408 | 425 | 429 | 500..) => Err(Failure::Passing(format!("{url}: the server answers {code}"))),
-            code => Err(Failure::Final(format!("{url}: the server answers {code}"))),
+            code @ (408 | 425 | 429 | 500..) => Err(Failure::Passing(format!("{url}: the server returned {code}"))),
+            code => Err(Failure::Final(format!("{url}: the server returned {code}"))),
         }
     }
 }
@@ -246,19 +247,19 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The address of the next page: `<https://...>; rel="next"`.
+/// Returns the address of the next page: that of `<https://...>; rel="next"`.
 fn next_page(headers: &HeaderMap) -> Option<String> {
     let links = header(headers, "link")?;
     let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
     Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
-/// Plain names with slashes between.
+/// Returns whether a path consists of plain names separated by slashes.
 fn is_plain_path(path: &str) -> bool {
     path.split('/').all(is_plain_name)
 }
 
-/// A SHA-256, or git's name for a small file.
+/// Returns whether a text is a SHA-256, or git's SHA-1 for a small file.
 pub(super) fn is_checksum(etag: &str) -> bool {
     matches!(etag.len(), 40 | 64) && etag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

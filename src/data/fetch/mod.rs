@@ -1,13 +1,14 @@
-//! `wgpt data fetch`: data sets and weights from the Hugging Face hub, into the cache that Python's library uses.
+//! `wgpt data fetch`: downloads data sets and weights from the Hugging Face hub into the cache that Python's library
+//! uses.
 //!
-//! A file grows as `blobs/CHECKSUM.incomplete`, goes on after a break with a range request, and takes its name only
-//! when size and checksum are those that the hub tells. [`names`] says which repository a name means.
+//! A file grows as `blobs/CHECKSUM.incomplete`, resumes after an interruption with a range request, and gets its final
+//! name only when its size and checksum are those that the hub reports. [`catalog`] lists the repository of each name.
 
 mod address;
 mod body;
+pub mod catalog;
 mod download;
 mod hub;
-pub mod names;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,61 +16,63 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use body::Patience;
+pub use catalog::{Entry, Files, Kind};
 use download::Download;
 use hub::{Client, Failure, Listed, Meta};
-pub use names::{Entry, Files, Kind};
 
 use crate::error::{Error, Fault, Result};
 use crate::files::atomic;
 use crate::files::disk::free_bytes;
 use crate::files::hub::{Repository, cache_by};
+use crate::units;
 
-/// Where to fetch from and to.
+/// A hub and the cache to fetch into.
 #[derive(Debug, Clone)]
 pub struct Hub {
-    /// The hub or a mirror of it.
+    /// Address of the hub or of a mirror.
     pub endpoint: String,
-    /// The cache's folder.
+    /// Folder of the cache.
     pub cache: PathBuf,
-    /// For repositories that want one. It is sent to the endpoint alone.
+    /// Access token for repositories that require one. It is sent to the endpoint only.
     pub token: Option<String>,
-    /// Use what is in the cache and nothing else.
+    /// Whether to use the cache only, without the network.
     pub offline: bool,
-    /// Wait after the first failure; it doubles with each further one in a row.
+    /// Wait after the first failure; it doubles with each consecutive failure.
     pub pause: Duration,
-    /// Longest wait for a connection, an answer, or the next bytes.
+    /// Longest wait for a connection, a response, or the next bytes.
     pub timeout: Duration,
-    /// Longest time of less than 1 KiB a second: then the file is asked for anew, from where it ends.
+    /// Longest time at less than 1 KiB per second. After that, the rest of the file is requested again.
     pub stall: Duration,
 }
 
-/// What a fetch shows.
-pub trait Watch {
-    /// A file begins, of which `done` bytes are there already.
-    fn file(&mut self, path: &str, done: u64, size: u64);
-    /// So many bytes of it are there now.
-    fn bytes(&mut self, done: u64);
-    /// Something went wrong that will be tried again.
-    fn trouble(&mut self, text: &str);
+/// Receives the progress of a fetch.
+pub trait FetchObserver {
+    /// A file starts, of whose `size` bytes `done` are already present.
+    fn file_started(&mut self, path: &str, done: u64, size: u64);
+    /// The current file now has `done` bytes.
+    fn progressed(&mut self, done: u64);
+    /// A request failed for the reason `text` and will be retried.
+    fn retrying(&mut self, text: &str);
 }
 
-/// What was fetched.
+/// The result of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// The folder that holds all files under their names.
+    /// The folder with all files under their names.
     pub folder: PathBuf,
-    /// The files, with folders, in the repository's spelling.
+    /// Paths of the files in the repository.
     pub files: Vec<String>,
-    /// Bytes that came over the network.
+    /// Bytes received over the network.
     pub received: u64,
 }
 
 impl Hub {
-    /// The hub that the environment asks for: `HF_ENDPOINT`, `HF_HOME` or `HF_HUB_CACHE`, `HF_TOKEN`,
+    /// Returns the hub that the environment configures: `HF_ENDPOINT`, `HF_HOME` or `HF_HUB_CACHE`, `HF_TOKEN`,
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no home folder and nothing else says where the cache is.
+    /// [`Error::Usage`] if there is neither a home folder nor a variable for the cache, or `HF_ENDPOINT` is not a web
+    /// address.
     pub fn from_env() -> Result<Self> {
         Self::from_vars(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()), std::env::home_dir())
     }
@@ -98,7 +101,8 @@ impl Hub {
         })
     }
 
-    /// The folder in the cache that holds a name's files, if all that must be there are. No network.
+    /// Returns the folder in the cache with an entry's files, if all required files are present. Does not use the
+    /// network.
     #[must_use]
     pub fn cached(&self, entry: &Entry, shards: usize) -> Option<PathBuf> {
         let required = entry.required(shards);
@@ -115,13 +119,13 @@ impl Hub {
         Repository::new(&self.cache, entry.kind, entry.repo)
     }
 
-    /// Fetches what is not there yet.
+    /// Fetches the files of an entry that the cache does not have yet.
     ///
     /// # Errors
-    /// [`Error::Network`] if the hub cannot be reached or does not keep its word, with the way to bring the files by
-    /// hand. [`Error::Output`], also if the disk has no room for all that is to come, before the first byte.
-    /// [`Error::Locked`].
-    pub fn fetch(&self, entry: &Entry, shards: usize, watch: &mut dyn Watch) -> Result<Fetched> {
+    /// [`Error::Network`] if the hub cannot be reached or sends wrong data, with instructions to download by hand.
+    /// [`Error::Output`] if writing fails, or before the first byte if the disk has too little space for all files.
+    /// [`Error::Locked`] if another process fetches the same file.
+    pub fn fetch(&self, entry: &Entry, shards: usize, watch: &mut dyn FetchObserver) -> Result<Fetched> {
         if self.offline {
             return self.offline(entry, shards);
         }
@@ -140,7 +144,7 @@ impl Hub {
             let lock = repo.lock(&meta.etag)?;
             let blob = repo.blob(&meta.etag);
             let whole = fs::metadata(&blob).is_ok_and(|m| m.is_file() && m.len() == size);
-            watch.file(&file.path, if whole { size } else { 0 }, size);
+            watch.file_started(&file.path, if whole { size } else { 0 }, size);
             if !whole {
                 let (etag, pause) = (meta.etag.as_str(), self.pause);
                 let download = Download { client: &client, url: client.address(entry, &file.path), etag, size, pause };
@@ -159,7 +163,7 @@ impl Hub {
         let folder = repo.snapshot(|snapshot| files.iter().all(|file| snapshot.join(file).is_file()));
         let folder = folder.ok_or_else(|| {
             let place = format!("fetch {}", entry.name);
-            Error::network(Fault::at(place, "the repository changed while it was read").advice("try again"))
+            Error::network(Fault::at(place, "the repository changed during the download").advice("try again"))
         })?;
         Ok(Fetched { folder, files, received })
     }
@@ -170,7 +174,7 @@ impl Hub {
         Ok(Fetched { folder, files: entry.required(shards), received: 0 })
     }
 
-    /// The error for a hub that cannot be used, with the way around it.
+    /// Returns the error for an unusable hub, with instructions to download by hand.
     fn unreachable(&self, entry: &Entry, shards: usize, why: &str) -> Error {
         let kind = if entry.kind == Kind::Model { "" } else { "datasets/" };
         let files = match entry.files {
@@ -190,7 +194,7 @@ impl Hub {
         Error::network(Fault::at(
             format!("fetch {}", entry.name),
             format!(
-                "{}; to do it by hand, take {files} of {}/{kind}{}/tree/main and put them into {}",
+                "{}; to do it by hand, download {files} from {}/{kind}{}/tree/main into {}",
                 why.replace('\n', " "),
                 self.endpoint,
                 entry.repo,
@@ -199,11 +203,15 @@ impl Hub {
         ))
     }
 
-    /// Asks up to three times.
-    fn again<T>(&self, mut ask: impl FnMut() -> Result<T, Failure>, watch: &mut dyn Watch) -> Result<T, Failure> {
+    /// Calls `ask` up to three times while it fails with a passing failure.
+    fn again<T>(
+        &self,
+        mut ask: impl FnMut() -> Result<T, Failure>,
+        watch: &mut dyn FetchObserver,
+    ) -> Result<T, Failure> {
         for attempt in 0..2 {
             match ask() {
-                Err(Failure::Passing(text)) => watch.trouble(&text),
+                Err(Failure::Passing(text)) => watch.retrying(&text),
                 result => return result,
             }
             std::thread::sleep(self.pause * 2_u32.pow(attempt));
@@ -212,7 +220,7 @@ impl Hub {
     }
 }
 
-/// The files of a name among those of the repository.
+/// Returns the files of an entry among those of its repository.
 fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Listed>, String> {
     let required = entry.required(shards);
     if let Some(missing) = required.iter().find(|file| !listed.iter().any(|l| l.path == **file)) {
@@ -221,17 +229,18 @@ fn choose(entry: &Entry, shards: usize, listed: Vec<Listed>) -> Result<Vec<Liste
     let mut wanted: Vec<Listed> =
         listed.into_iter().filter(|l| required.contains(&l.path) || entry.wants(&l.path)).collect();
     if wanted.is_empty() {
-        return Err(format!("the repository {} has none of the files", entry.repo));
+        return Err(format!("the repository {} has none of the expected files", entry.repo));
     }
     wanted.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(wanted)
 }
 
-/// Fails unless all that is still to come fits into `free` bytes; what is there already, also of half a file, counts.
+/// Fails unless everything still to be downloaded fits into `free` bytes. Bytes that are present already, including
+/// those of incomplete files, need no space.
 fn check_room(entry: &Entry, repo: &Repository, wanted: &[Listed], free: Option<u64>) -> Result<()> {
     let there =
         |path: PathBuf| fs::symlink_metadata(path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
-    // two names of the same contents are one file
+    // two names with the same contents are one file
     let contents: BTreeMap<&str, u64> =
         wanted.iter().map(|file| (file.checksum().unwrap_or(&file.path), file.size)).collect();
     let mut needed: u64 = 0;
@@ -244,19 +253,19 @@ fn check_room(entry: &Entry, repo: &Repository, wanted: &[Listed], free: Option<
         needed = needed.saturating_add(missing);
     }
     let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
-    let fault = Fault::at(repo.blobs().display(), format!("no room for what is still to fetch of {}", entry.name));
+    let fault = Fault::at(repo.blobs().display(), format!("not enough disk space for the rest of {}", entry.name));
     let fewer = if matches!(entry.files, Files::Shards(..)) { ", or fewer --shards" } else { "" };
-    let fault = fault.expected(format!("{needed} bytes free")).found(free);
+    let fault = fault.expected(format!("{} free", units::size(needed))).found(units::size(free));
     Err(Error::output(fault.advice(format!("try freeing space, HF_HOME=DIR on another disk{fewer}"))))
 }
 
-/// The size that listing and file agree on.
+/// Returns the size of a file, on which the listing and the file's description must agree.
 fn agreed_size(entry: &Entry, file: &Listed, meta: &Meta) -> Result<u64> {
-    let disagree = |what: &str, listed: String, told: String| {
+    let disagree = |what: &str, listed: String, described: String| {
         Err(Error::network(
             Fault::at(format!("fetch {}", entry.name), format!("{}: the hub contradicts itself", file.path))
                 .expected(format!("{what} {listed} as listed"))
-                .found(told)
+                .found(described)
                 .advice("try again later"),
         ))
     };
@@ -276,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_already_needs_no_room() {
+    fn bytes_that_are_present_need_no_space() {
         let cache = tempfile::tempdir().unwrap();
         let repo = Repository::new(cache.path(), Kind::Dataset, "owner/name");
         let listed = |path: &str, letter: &str, size: u64| -> Listed {
@@ -284,31 +293,31 @@ mod tests {
             serde_json::from_value(serde_json::json!({ "type": "file", "path": path, "size": size, "lfs": lfs }))
                 .unwrap()
         };
-        // a and its twin are one file
-        let mut wanted = vec![listed("a", "a", 1000), listed("twin", "a", 1000), listed("b", "b", 500)];
-        let entry = names::find("fineweb10B").unwrap();
+        // a and its duplicate are one file
+        let mut wanted = vec![listed("a", "a", 1000), listed("duplicate", "a", 1000), listed("b", "b", 500)];
+        let entry = catalog::find("fineweb10B").unwrap();
         let room = |wanted: &[Listed], free| check_room(entry, &repo, wanted, Some(free));
         let error = room(&wanted, 1499).unwrap_err();
         assert_eq!(error.exit_code(), 6);
-        assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["1500 bytes free", "1499"]);
+        assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["1.5 KiB free", "1.5 KiB"]);
         room(&wanted, 1500).unwrap();
         check_room(entry, &repo, &wanted, None).unwrap();
         fs::create_dir_all(repo.blobs()).unwrap();
         fs::write(repo.blob(&"b".repeat(64)), [0; 500]).unwrap();
         fs::write(repo.incomplete(&"a".repeat(64)), [0; 300]).unwrap();
         room(&wanted, 700).unwrap();
-        assert_eq!(room(&wanted, 699).unwrap_err().fault().expected, "700 bytes free");
-        // of another size it is fetched anew
+        assert_eq!(room(&wanted, 699).unwrap_err().fault().expected, "700 B free");
+        // a file of another size is fetched again
         fs::write(repo.blob(&"b".repeat(64)), [0; 400]).unwrap();
         fs::write(repo.incomplete(&"a".repeat(64)), [0; 1001]).unwrap();
-        assert_eq!(room(&wanted, 1499).unwrap_err().fault().expected, "1500 bytes free");
+        assert_eq!(room(&wanted, 1499).unwrap_err().fault().expected, "1.5 KiB free");
         // sizes that no disk has, and a checksum that is a path
         wanted.extend([listed("c", "c", u64::MAX), listed("d", "/", 1)]);
-        assert_eq!(room(&wanted, u64::MAX - 1).unwrap_err().fault().expected, format!("{} bytes free", u64::MAX));
+        assert_eq!(room(&wanted, u64::MAX - 1).unwrap_err().fault().expected, "16777216.0 TiB free");
     }
 
     #[test]
-    fn the_environment_says_where() {
+    fn the_environment_configures_the_hub() {
         let hub = |vars: &[(&str, &str)]| {
             let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
             Hub::from_vars(&var, var("HOME").map(PathBuf::from))

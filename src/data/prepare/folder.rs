@@ -1,4 +1,4 @@
-//! The data in a folder, and a word about everything else in it.
+//! Finds the data files in a folder and reports all other files in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -12,19 +12,19 @@ use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
 use crate::files::hub::Repository;
 
-/// Files that are left out for the same reason are named up to this number, then counted.
+/// Largest number of files left out for one reason that are named; more are counted.
 const NAMED: usize = 2;
 /// Names of the splits of a data set.
 const SPLITS: [&str; 6] = ["train", "test", "validation", "valid", "val", "dev"];
 
-/// Files that are left out, by reason, and the kinds of those that cannot be read.
+/// Files that are left out, by reason, and the kinds of the unreadable ones.
 #[derive(Default)]
 struct LeftOut {
     files: BTreeMap<String, Vec<PathBuf>>,
     foreign: Vec<(Foreign, PathBuf)>,
 }
 
-/// Adds the data of a folder to a corpus, without the folder `out` and others in which shards are made.
+/// Adds the data files of a folder to a corpus. Skips the output folder `out` and folders of unfinished preparations.
 pub(super) fn find(folder: &Path, field: &str, out: &Path, corpus: &mut Corpus) -> Result<()> {
     let (mut found, mut left_out) = (Vec::new(), LeftOut::default());
     collect(folder, out.canonicalize().ok().as_deref(), &mut found, &mut left_out)?;
@@ -51,7 +51,9 @@ pub(super) fn find(folder: &Path, field: &str, out: &Path, corpus: &mut Corpus) 
     let splits = splits(folder, &corpus.sources[before..]);
     if splits.len() > 1 && splits[0] == "train" {
         let name = folder.display();
-        corpus.remarks.push(format!("{name}: all splits are read: {}; files or patterns take some", splits.join(", ")));
+        corpus
+            .remarks
+            .push(format!("{name}: all splits are read: {}; give files or patterns to select some", splits.join(", ")));
     }
     if !left_out.files.is_empty() {
         corpus.remarks.push(format!("{}: left out {left_out}", folder.display()));
@@ -59,7 +61,7 @@ pub(super) fn find(folder: &Path, field: &str, out: &Path, corpus: &mut Corpus) 
     Ok(())
 }
 
-/// Returns the splits of a data set that are words of paths in a folder, as in `test-00000-of-00001.parquet`.
+/// Returns the names of splits that occur as words in paths of a folder, as in `test-00000-of-00001.parquet`.
 fn splits(folder: &Path, sources: &[Source]) -> Vec<&'static str> {
     let paths = sources.iter().map(|source| source.path.strip_prefix(folder).unwrap_or(&source.path));
     let paths: Vec<String> = paths.map(|path| path.to_string_lossy().to_ascii_lowercase()).collect();
@@ -68,26 +70,29 @@ fn splits(folder: &Path, sources: &[Source]) -> Vec<&'static str> {
     SPLITS.into_iter().filter(|split| words.contains(split)).collect()
 }
 
-/// Returns why a file that could be read is no data all the same.
+/// Returns the reason why a readable file is not data.
 fn no_data(path: &Path, field: &str, input: &Input) -> Option<String> {
     let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
     match input.content {
-        // notes and settings are written in a line too
+        // metadata and settings may be a single line of JSON, too
         Ok(Format::Lines) if is_json && !first_object_has(&input.head, field) => {
             Some(format!("JSON without a text in `{field}`"))
         }
-        Ok(Format::Text) if is_strange(path) => Some("text of another ending: name it .txt, or give it by name".into()),
+        Ok(Format::Text) if is_strange(path) => {
+            Some("text with another extension: rename it to .txt, or give it by name".into())
+        }
         _ => None,
     }
 }
 
-/// A folder's place in a cache of the Hugging Face hub: `NAME/{blobs,refs,snapshots/ID}`, where snapshots link to blobs.
+/// The role of a folder in a cache of the Hugging Face hub: `NAME/{blobs,refs,snapshots/ID}`, where snapshots link to
+/// blobs.
 enum Cache {
     /// The folder of a repository.
     Repository,
-    /// Its snapshots, of which `refs/main` names this one.
+    /// The snapshots of a repository, with the one that `refs/main` names.
     Snapshots(OsString),
-    /// Anything else.
+    /// Any other folder.
     None,
 }
 
@@ -103,36 +108,36 @@ impl Cache {
         main.filter(|id| whole.join(id).is_dir()).map_or(Self::None, |id| Self::Snapshots(id.into()))
     }
 
-    /// Returns why an entry of the folder is left out.
+    /// Returns the reason why an entry of the folder is left out.
     fn reason(&self, name: &OsStr) -> Option<&'static str> {
         match self {
             Self::Repository if ["blobs", "refs", ".no_exist"].iter().any(|own| name == *own) => {
                 Some("the cache's own files")
             }
-            Self::Snapshots(main) if name != main => Some("another snapshot than that of refs/main"),
+            Self::Snapshots(main) if name != main => Some("not the snapshot of refs/main"),
             _ => None,
         }
     }
 }
 
-/// Returns true for the folder `out` if it holds nothing but what preparation makes.
+/// Returns whether `path` is the output folder `out` and contains only files made by a preparation.
 pub(super) fn is_made_at(path: &Path, out: &Path) -> bool {
     let is_out = path.canonicalize().is_ok_and(|path| out.canonicalize().is_ok_and(|out| path == out));
     is_out && holds_only(path, is_of_data_set)
 }
 
-/// Returns true for the name of a folder in which shards are made.
+/// Returns whether a path has the name of an unfinished preparation's folder.
 fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "partial")
 }
 
-/// Returns true for a file that preparation writes while it works.
-fn is_of_stage(path: &Path) -> bool {
+/// Returns whether a preparation writes this file into its partial folder.
+fn is_of_partial_output(path: &Path) -> bool {
     let is_tokens = path.extension().is_some_and(|ending| ending == "tokens");
     is_tokens || ["state.json", "lock"].iter().any(|name| path.ends_with(name))
 }
 
-/// Returns true for a shard, and what preparation writes beside it.
+/// Returns whether a path is a shard or another file that a preparation writes next to shards.
 fn is_of_data_set(path: &Path) -> bool {
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let is_shard = name.ends_with(".bin") && ["_train_", "_val_"].iter().any(|part| name.contains(part));
@@ -156,7 +161,7 @@ fn collect(folder: &Path, out: Option<&Path>, found: &mut Vec<PathBuf>, left_out
         } else if let Some(reason) = is_about_data(&path).filter(|_| is_hidden || !kind.is_dir()) {
             left_out.add(reason.into(), path);
         } else if kind.is_dir() && is_unfinished(&path) {
-            left_out.add_unless(holds_only(&path, is_of_stage), "an unfinished preparation", path);
+            left_out.add_unless(holds_only(&path, is_of_partial_output), "an unfinished preparation", path);
         } else if kind.is_dir() && out.is_some() && path.canonicalize().ok().as_deref() == out {
             left_out.add_unless(holds_only(&path, is_of_data_set), "the folder of --out", path);
         } else if kind.is_dir() {
@@ -164,10 +169,10 @@ fn collect(folder: &Path, out: Option<&Path>, found: &mut Vec<PathBuf>, left_out
         } else if path.is_file() {
             found.push(path);
         } else if path.is_dir() {
-            // it could lead back up
+            // the link could form a cycle
             left_out.add("a link to a folder".into(), path);
         } else {
-            let reason = if kind.is_symlink() { "a broken link" } else { "no file" };
+            let reason = if kind.is_symlink() { "a dangling link" } else { "not a regular file" };
             left_out.add(reason.into(), path);
         }
     }
@@ -185,7 +190,7 @@ impl LeftOut {
         }
     }
 
-    /// Returns the error for a folder in which nothing can be read. What to do follows from the kind of most files.
+    /// Returns the error for a folder without readable files. The most frequent kind of file decides the advice.
     fn refused(&self, folder: &Path) -> Error {
         let fault = Fault::at(folder.display(), "no text in this folder").expected(READABLE);
         let fault = if self.files.is_empty() { fault } else { fault.found(self) };
@@ -279,15 +284,15 @@ mod tests {
         let mut parts = vec![
             ".git, .hidden.txt (hidden)",
             "README.md (documentation)",
-            "dataset_info.json (a note of a program)",
+            "dataset_info.json (metadata)",
             "note.json (JSON without a text in `text`)",
-            "pretty.json (JSON with objects over several lines, not one a line)",
+            "pretty.json (JSON with objects over several lines, not one per line)",
             "3 .csv (a table of comma- or tab-separated values)",
             "x.zip (a zip archive)",
-            "run.py (text of another ending: name it .txt, or give it by name)",
+            "run.py (text with another extension: rename it to .txt, or give it by name)",
         ];
         if cfg!(unix) {
-            parts.extend(["linked (a link to a folder)", "gone.jsonl (a broken link)"]);
+            parts.extend(["linked (a link to a folder)", "gone.jsonl (a dangling link)"]);
             parts.push("link.txt (another name of a file that is read)");
         }
         for part in parts {
@@ -309,11 +314,11 @@ mod tests {
         }
         let (found, remarks) = names(&root);
         assert_eq!(found, ["snapshots/new/train.jsonl"]);
-        for part in ["3 files such as .no_exist (the cache's own files)", "old (another snapshot"] {
+        for part in ["3 files such as .no_exist (the cache's own files)", "old (not the snapshot"] {
             assert!(remarks[0].contains(part), "expected `{part}` in {}", remarks[0]);
         }
         assert_eq!(names(&root.join("snapshots")).0, ["new/train.jsonl"]);
-        // a ref that leads elsewhere is none
+        // a ref that points elsewhere is ignored
         fs::write(root.join("refs/main"), "../snapshots/old").unwrap();
         assert_eq!(names(&root).0, ["snapshots/new/train.jsonl", "snapshots/old/train.jsonl"]);
         fs::remove_file(root.join("refs/main")).unwrap();

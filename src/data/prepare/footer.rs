@@ -1,5 +1,5 @@
-//! The footer of a Parquet file, looked over before the Parquet library reads it: the library follows nested groups by
-//! recursion, however deep, and makes room for as many children as a group claims.
+//! Checks the footer of a Parquet file before the Parquet library reads it. The library recurses into nested groups of
+//! any depth and allocates as many children as a group claims.
 
 use std::fs::File;
 use std::io;
@@ -7,12 +7,13 @@ use std::io;
 use super::thrift::{Cursor, FILE, Kind, SCHEMA_ELEMENT};
 use crate::data::tokens::read_at;
 use crate::error::Fault;
+use crate::units::counted;
 
-/// Groups within groups at most. Tables of texts have two or three.
+/// Deepest nesting of groups. Tables of texts have two or three levels.
 const DEPTH: usize = 64;
-/// Bytes of a footer at most: one of 10,000 groups of rows with 100 columns each has some 100 MB.
+/// Longest footer in bytes. A footer of 10,000 row groups with 100 columns each has some 100 MB.
 const FOOTER_BYTES: u64 = 1 << 30;
-/// The size of the footer and `PAR1`.
+/// Bytes at the end of a file: the size of the footer and `PAR1`.
 const END_BYTES: u64 = 8;
 
 /// Checks the footer of a file.
@@ -24,7 +25,7 @@ pub(crate) fn check(file: &File) -> Result<(), Fault> {
     let broken = |found: String| Fault::from("broken Parquet data").expected("a footer").found(found);
     let size = file.metadata().map_err(unread)?.len();
     let mut end = [0; END_BYTES as usize];
-    // what else is wrong with a short file the library says
+    // the library reports what is wrong with a short file
     let Some(at) = size.checked_sub(END_BYTES) else { return Ok(()) };
     read_at(file, &mut end, at).map_err(unread)?;
     let [a, b, c, d, magic @ ..] = end;
@@ -33,14 +34,15 @@ pub(crate) fn check(file: &File) -> Result<(), Fault> {
         return Ok(());
     }
     if length > FOOTER_BYTES {
-        return Err(broken(format!("one of {length} bytes")).expected(format!("a footer of at most {FOOTER_BYTES}")));
+        let fault = broken(counted(length, "byte"));
+        return Err(fault.expected(format!("a footer of at most {}", counted(FOOTER_BYTES, "byte"))));
     }
-    let mut bytes = vec![0; usize::try_from(length).map_err(|_| broken(format!("one of {length} bytes")))?];
+    let mut bytes = vec![0; usize::try_from(length).map_err(|_| broken(counted(length, "byte")))?];
     read_at(file, &mut bytes, at - length).map_err(unread)?;
     fields(&bytes).unwrap_or_else(|| Err(broken("other bytes".into())))
 }
 
-/// Looks a footer over. None if it is none.
+/// Checks a footer. `None` if the bytes are not a footer.
 fn fields(bytes: &[u8]) -> Option<Result<(), Fault>> {
     let mut cursor = Cursor::new(bytes);
     let mut field = 0;
@@ -57,10 +59,10 @@ fn fields(bytes: &[u8]) -> Option<Result<(), Fault>> {
     Some(Ok(()))
 }
 
-/// Looks the schema over: the columns and their groups in one list, each group before its children.
+/// Checks the schema: the columns and their groups in one list, each group before its children.
 fn schema(cursor: &mut Cursor) -> Option<Result<(), Fault>> {
     let (_, len) = cursor.list(Some(Kind::Struct(SCHEMA_ELEMENT)))?;
-    // of each group that is open the children to come
+    // for each open group, the number of children to come
     let mut open: Vec<usize> = Vec::new();
     let mut to_come = 1;
     for read in 1..=len {
@@ -83,7 +85,7 @@ fn schema(cursor: &mut Cursor) -> Option<Result<(), Fault>> {
     Some(Ok(()))
 }
 
-/// Looks a column or a group over, and returns the number of its children.
+/// Checks a column or a group and returns the number of its children.
 fn element(cursor: &mut Cursor) -> Option<usize> {
     let (mut children, mut field) = (0, 0);
     while let Some(wire) = cursor.field(SCHEMA_ELEMENT, &mut field)? {
@@ -99,7 +101,7 @@ fn element(cursor: &mut Cursor) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A footer whose schema is a list of groups with so many children each, and `more` behind it.
+    /// Returns a footer whose schema lists groups with these numbers of children, followed by `more`.
     fn footer(children: &[u8], more: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x15, 2, 0x19, 0xfc];
         let mut len = children.len();
@@ -133,14 +135,14 @@ mod tests {
             chain.push(0);
             assert!(what(&footer(&chain, &[])).contains(said), "{depth}");
         }
-        // 300 in a row, none in another
+        // 63 groups side by side, none nested
         let mut row = vec![1, 63];
         row.extend([0; 63]);
         assert_eq!(what(&footer(&row, &[])), "sound");
     }
 
     #[test]
-    fn children_and_lists_that_are_not_there_are_refused_before_room_is_made() {
+    fn missing_children_and_lists_are_refused_before_memory_is_allocated() {
         // one child of two, a child too many, 2^31 - 1 children, -1
         for children in [&[2, 0][..], &[1, 0, 0]] {
             assert_eq!(what(&footer(children, &[])), "none", "{children:?}");

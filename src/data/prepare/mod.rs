@@ -1,25 +1,25 @@
-//! `wgpt data prepare`: a corpus becomes shards.
+//! `wgpt data prepare`: turns a corpus into shards.
 //!
-//! One thread reads the files and cuts them into [units](unit) of some 256 KiB, all cores turn units into tokens, and
-//! the calling thread writes them in order. Queues of fixed length between them bound the memory. What is written
-//! depends on the files alone; the state saved every few seconds says up to which unit it is safely there, so that a
-//! run that was killed goes on from that unit and ends with the same bytes.
+//! One thread reads the files and cuts them into [batches](document_batch) of some 256 KiB, all cores encode batches,
+//! and the calling thread writes the tokens in order. Queues of fixed length between them bound the memory. The output
+//! depends on the files alone. The state, saved every few seconds, records the last batch that is safely on disk, so
+//! that a killed preparation resumes after that batch and ends with the same bytes.
 
+mod document_batch;
 mod folder;
 pub(crate) mod footer;
-pub mod note;
+pub mod manifest;
 pub(crate) mod pages;
+pub(crate) mod partial_output;
 mod reader;
 pub mod source;
-pub(crate) mod stage;
 mod table;
 mod text_file;
 mod thrift;
-mod unit;
 mod values;
 
-pub use note::{Note, Recipe, ShardNote};
-pub use unit::Counts;
+pub use document_batch::Counts;
+pub use manifest::{Manifest, Recipe, ShardEntry};
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -27,49 +27,50 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use document_batch::{CorpusPosition, DocumentBatch};
+use partial_output::{PartialOutput, ResumeState};
 use reader::Reader;
 use source::Corpus;
-use stage::{Stage, State};
-use unit::{Place, Unit};
 
 use crate::data::tokenizer::{Cuts, Tokenizer};
 use crate::error::{Error, Fault, Result};
 use crate::formats::tokenizer_folder::{self, TokenizerFiles};
+use crate::units::counted;
 
-/// Tokens of a shard.
+/// Default number of tokens per shard.
 pub const SHARD_TOKENS: u64 = 100_000_000;
 
-/// What to prepare, and how.
+/// Inputs, outputs and settings of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Files and folders.
+    /// Input files, folders and patterns.
     pub inputs: Vec<PathBuf>,
-    /// Where the shards go.
+    /// Folder for the shards.
     pub out: PathBuf,
-    /// What they are called.
+    /// Prefix of the shards' names.
     pub name: String,
-    /// How text becomes tokens.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// Field of JSON Lines, column of Parquet.
+    /// Field of JSON Lines or column of Parquet with the text.
     pub field: String,
-    /// Separator between documents of a text file, if it holds several.
+    /// Separator between the documents of a text file, if it contains several.
     pub split_on: Option<String>,
-    /// Tokens of a shard.
+    /// Tokens per shard.
     pub shard_tokens: u64,
-    /// Tokens of validation, if not one shard or a tenth.
+    /// Number of validation tokens; by default one shard, or a tenth of a small corpus.
     pub val_tokens: Option<u64>,
-    /// Tokens after which the rest of the corpus is left.
+    /// Number of tokens at which preparation stops.
     pub max_tokens: Option<u64>,
-    /// Threads that encode.
+    /// Number of encoding threads.
     pub threads: usize,
-    /// Begin anew in a folder that holds a preparation.
+    /// Whether to discard an earlier preparation in the folder and start from scratch.
     pub restart: bool,
-    /// Time between two states.
+    /// Time between two saves of the state.
     pub save_every: Duration,
 }
 
 impl Options {
-    /// Options with every default.
+    /// Returns options with default settings.
     #[must_use]
     pub fn new(inputs: Vec<PathBuf>, out: PathBuf, name: impl Into<String>) -> Self {
         Self {
@@ -97,7 +98,7 @@ impl Options {
             ));
         }
         let most = i32::MAX.unsigned_abs().into();
-        // the last token of a shard is only ever a target
+        // a shard needs two tokens: its last token is only a target
         for (flag, or, tokens) in
             [("--shard-tokens", "", self.shard_tokens), ("--val-tokens", "0 or ", self.val_tokens.unwrap_or(0))]
         {
@@ -115,8 +116,8 @@ impl Options {
         let corpus = Corpus::find(&self.inputs, &self.field, &self.out)?;
         if self.split_on.is_some() && corpus.texts == 0 {
             let fault = Fault::at("--split-on", "cuts text files only").expected("a text file among the inputs");
-            let fault = fault.found(format!("{} files of other kinds", corpus.sources.len()));
-            return Err(Error::usage(fault.advice("a line or a row is a document: leave --split-on out")));
+            let fault = fault.found(counted(corpus.sources.len() as u64, "other file"));
+            return Err(Error::usage(fault.advice("leave out --split-on: each line or row is a document")));
         }
         corpus.remarks.iter().for_each(|remark| log::warn!("{remark}"));
         Ok(Recipe {
@@ -132,145 +133,148 @@ impl Options {
     }
 }
 
-/// How far a preparation is.
+/// Progress of a preparation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes read of all files.
+    /// Bytes of the input files read so far.
     pub file_bytes: u64,
-    /// Bytes of all files.
+    /// Total size of the input files.
     pub total_bytes: u64,
-    /// Tokens so far.
+    /// Number of tokens so far.
     pub tokens: u64,
     /// Documents and bytes of text so far.
     pub counts: Counts,
-    /// Of them, those of this run: the others were there from an earlier one.
+    /// Bytes of text encoded by this process, without those of earlier runs.
     pub text_bytes_now: u64,
-    /// True while another process works in the folder, and this one waits for it.
-    pub waits: bool,
+    /// Whether this process waits for another process that prepares in the same folder.
+    pub waiting: bool,
 }
 
-/// How a preparation ended.
+/// Result of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is written.
-    Done(Note),
-    /// It was all there already, from an earlier run.
-    There(Note),
-    /// It was stopped. The next run resumes from what is saved.
+    /// The data set was written.
+    Done(Manifest),
+    /// An earlier run had already written the data set.
+    AlreadyPrepared(Manifest),
+    /// The preparation was stopped. The next run resumes from the saved state.
     Stopped,
 }
 
-/// Prepares a corpus. `watch` sees every unit written and may stop. Waits for another process that works in the folder, and
-/// then finds the data set there or takes it up.
+/// Prepares a corpus. Calls `watch` after every batch written; `watch` may stop the preparation. If another process
+/// prepares in the folder, waits for it, then finds its data set or resumes its work.
 ///
 /// # Errors
-/// [`Error::Usage`] for options that make no sense, or a folder that holds another data set. [`Error::Data`] naming
-/// the file that is broken, or if there is no text at all. [`Error::Output`].
+/// [`Error::Usage`] for invalid options, or a folder with another data set. [`Error::Data`] naming a broken file, or if
+/// there is no text at all. [`Error::Output`] if writing fails.
 pub fn prepare(options: &Options, watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Outcome> {
     let recipe = options.recipe()?;
     if !options.restart
-        && let Some(note) = look(options, &recipe)?
+        && let Some(manifest) = existing_data_set(options, &recipe)?
     {
-        return Ok(Outcome::There(note));
+        return Ok(Outcome::AlreadyPrepared(manifest));
     }
     check_tokenizer(options)?;
-    let Some((mut stage, state)) = take(options, &recipe, watch)? else { return Ok(Outcome::Stopped) };
+    let Some((mut output, state)) = acquire_folder(options, &recipe, watch)? else { return Ok(Outcome::Stopped) };
     if options.restart {
         discard(options)?;
     }
     // another preparation may have ended before the folder was locked
-    match look(options, &recipe) {
+    match existing_data_set(options, &recipe) {
         Ok(None) => {}
         found => {
             if state.is_none() || found.is_ok() {
-                stage.leave();
+                output.remove();
             }
-            return found.map(|note| note.map_or(Outcome::Stopped, Outcome::There));
+            return found.map(|manifest| manifest.map_or(Outcome::Stopped, Outcome::AlreadyPrepared));
         }
     }
     if let Some(state) = &state {
-        refuse(options, &recipe, &state.recipe, "an unfinished preparation of something else")?;
+        require_same_recipe(options, &recipe, &state.recipe, "an unfinished preparation of another data set")?;
     }
-    let fresh = State { recipe, place: Place::default(), tokens: 0, counts: Counts::default(), note: None };
+    let fresh =
+        ResumeState { recipe, place: CorpusPosition::default(), tokens: 0, counts: Counts::default(), manifest: None };
     let mut state = state.unwrap_or(fresh);
-    if state.note.is_none() {
-        stage.rewind(&state.recipe, state.tokens)?;
-        if fill(options, &mut stage, &mut state, watch)?.is_break() {
+    if state.manifest.is_none() {
+        output.rewind(&state.recipe, state.tokens)?;
+        if encode_corpus(options, &mut output, &mut state, watch)?.is_break() {
             return Ok(Outcome::Stopped);
         }
         if state.counts.text_bytes == 0 {
-            stage.leave();
-            return Err(Error::data(
-                Fault::at(options.inputs[0].display(), "the corpus is empty")
-                    .expected(format!("at least one byte of text in {} files", state.recipe.sources.len())),
-            ));
+            output.remove();
+            return Err(Error::data(Fault::at(options.inputs[0].display(), "the corpus is empty").expected(format!(
+                "at least one byte of text in {}",
+                counted(state.recipe.sources.len() as u64, "file")
+            ))));
         }
-        stage.seal(&mut state, &options.tokenizer)?;
+        output.seal(&mut state, &options.tokenizer)?;
     }
-    let Some(note) = state.note else { return Ok(Outcome::Stopped) };
+    let Some(manifest) = state.manifest else { return Ok(Outcome::Stopped) };
     if let Tokenizer::Own(own) = &options.tokenizer {
         own.files().add_to(&options.out)?;
     }
-    // where a file system has no locks, another preparation may have ended meanwhile
-    if let Some(there) = Note::read(&options.out)? {
-        refuse(options, &note.recipe, &there.recipe, "another data set by now")?;
+    // on a file system without locks, another preparation may have ended meanwhile
+    if let Some(there) = Manifest::read(&options.out)? {
+        require_same_recipe(options, &manifest.recipe, &there.recipe, "another data set, written meanwhile")?;
     }
-    stage.publish(&note)?;
-    Ok(Outcome::Done(note))
+    output.publish(&manifest)?;
+    Ok(Outcome::Done(manifest))
 }
 
-/// Takes the folder, once nobody else has it; `None` if `watch` stops that.
-fn take(
+/// Locks the folder, after waiting for the process that has it locked; `None` if `watch` stops the wait.
+fn acquire_folder(
     options: &Options,
     recipe: &Recipe,
     watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Option<(Stage, Option<State>)>> {
+) -> Result<Option<(PartialOutput, Option<ResumeState>)>> {
     let mut is_known = false;
     loop {
-        if let Some(taken) = Stage::take(&options.out, &recipe.name, options.restart)? {
+        if let Some(taken) = PartialOutput::acquire(&options.out, &recipe.name, options.restart)? {
             return Ok(Some(taken));
         }
-        // what will be something else need not be waited for
+        // do not wait for a preparation of another data set
         if !is_known
             && !options.restart
-            && let Some(there) = State::recipe_in(&options.out, &recipe.name)
+            && let Some(there) = ResumeState::recipe_in(&options.out, &recipe.name)
         {
-            refuse(options, recipe, &there, "the preparation of something else, by another process")?;
+            require_same_recipe(options, recipe, &there, "another process's preparation of another data set")?;
             is_known = true;
         }
-        if watch(&Progress { waits: true, ..Progress::default() }).is_break() {
+        if watch(&Progress { waiting: true, ..Progress::default() }).is_break() {
             return Ok(None);
         }
     }
 }
 
-/// Fails if the tokenizer cannot be used, or the folder holds the files of another one that a restart does not remove.
+/// Fails if the tokenizer is unusable, or the folder has files of another tokenizer that a restart does not remove.
 fn check_tokenizer(options: &Options) -> Result<()> {
     options.tokenizer.check()?;
-    if options.restart && has_own(Note::read(&options.out).ok().flatten().as_ref()) {
+    if options.restart && has_own_tokenizer(Manifest::read(&options.out).ok().flatten().as_ref()) {
         return Ok(());
     }
     match TokenizerFiles::read(&options.out)?.map(Tokenizer::of_files) {
         Some(there) if matches!(options.tokenizer, Tokenizer::Own(_)) && there != options.tokenizer => {
-            let fault = Fault::at("--out", format!("{} holds files of another tokenizer", options.out.display()));
+            let fault = Fault::at("--out", format!("{} contains files of another tokenizer", options.out.display()));
             Err(Error::usage(fault.expected(&options.tokenizer).found(there).advice("try another folder")))
         }
         _ => Ok(()),
     }
 }
 
-/// Looks at the folder before anything is written: the note of the same data set, if it is there.
-fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
+/// Returns the manifest if the folder already has this data set. Fails if it has another one.
+fn existing_data_set(options: &Options, recipe: &Recipe) -> Result<Option<Manifest>> {
     let out = &options.out;
-    let partial = stage::partial(out, &recipe.name);
-    let noted = || match Note::read(out)? {
-        Some(note) => refuse(options, recipe, &note.recipe, "another data set").map(|()| Some(note)),
+    let partial = partial_output::partial_folder(out, &recipe.name);
+    let recorded = || match Manifest::read(out)? {
+        Some(manifest) => {
+            require_same_recipe(options, recipe, &manifest.recipe, "another data set").map(|()| Some(manifest))
+        }
         None => Ok(None),
     };
-    if let Some(note) = noted()? {
-        // left by a run that was killed in its last moment
+    if let Some(manifest) = recorded()? {
+        // left by a run that was killed just before it ended
         let _ = std::fs::remove_dir_all(&partial);
-        return Ok(Some(note));
+        return Ok(Some(manifest));
     }
     let strange = std::fs::read_dir(out).into_iter().flatten().flatten().find(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -278,83 +282,81 @@ fn look(options: &Options, recipe: &Recipe) -> Result<Option<Note>> {
         (rest.starts_with("_train_") || rest.starts_with("_val_")) && name.ends_with(".bin")
     });
     match strange {
-        // a preparation that was killed while it gave files their names goes on with that
-        Some(entry) if !partial.join(stage::STATE).exists() => match noted()? {
+        // a preparation that was killed while it renamed its files resumes renaming
+        Some(entry) if !partial.join(partial_output::STATE_FILE).exists() => match recorded()? {
             None => Err(Error::usage(
-                Fault::at(
-                    "--out",
-                    format!("{} is there and no {} tells what it is", entry.path().display(), note::NOTE),
-                )
-                .advice("try another --out or --name"),
+                Fault::at("--out", format!("{} exists without a {}", entry.path().display(), manifest::MANIFEST_FILE))
+                    .advice("try another --out or --name"),
             )),
-            // another process has ended since
-            note => Ok(note),
+            // another process has ended in the meantime
+            manifest => Ok(manifest),
         },
         _ => Ok(None),
     }
 }
 
-/// Returns true if a note says that its shards have the tokenizer whose files are beside it.
-fn has_own(note: Option<&Note>) -> bool {
-    note.is_some_and(|note| note.tokenizer == "own")
+/// Returns whether a manifest records the tokenizer whose files are next to it.
+fn has_own_tokenizer(manifest: Option<&Manifest>) -> bool {
+    manifest.is_some_and(|manifest| manifest.tokenizer == "own")
 }
 
-/// Removes the data set that a folder's note describes, and its tokenizer's files if that is another one now.
+/// Removes the data set that a folder's manifest describes, and its tokenizer's files if the tokenizer differs now.
 fn discard(options: &Options) -> Result<()> {
-    let note = Note::read(&options.out).ok().flatten();
-    if has_own(note.as_ref()) {
+    let manifest = Manifest::read(&options.out).ok().flatten();
+    if has_own_tokenizer(manifest.as_ref()) {
         let there = TokenizerFiles::read(&options.out)?.map(Tokenizer::of_files);
         if there.is_some_and(|there| there != options.tokenizer) {
             tokenizer_folder::remove_others(&options.out, |_| false)?;
         }
     }
-    for shard in note.iter().flat_map(|n| &n.shards) {
-        // a note could name anything: only a plain name of a shard in this folder is ours
+    for shard in manifest.iter().flat_map(|n| &n.shards) {
+        // a manifest could name any path: remove only plain names of shards in this folder
         if shard.file.ends_with(".bin") && !shard.file.contains(['/', '\\', ':']) {
             let _ = std::fs::remove_file(options.out.join(&shard.file));
         }
     }
-    let _ = std::fs::remove_file(Note::path(&options.out));
+    let _ = std::fs::remove_file(Manifest::path(&options.out));
     Ok(())
 }
 
-fn refuse(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Result<()> {
+fn require_same_recipe(options: &Options, here: &Recipe, there: &Recipe, what: &str) -> Result<()> {
     let differences = here.differences(there);
     if differences.is_empty() {
         return Ok(());
     }
     Err(Error::usage(
-        Fault::at("--out", format!("{} holds {what} ({})", options.out.display(), differences.join("; ")))
-            .advice("try another folder, or --restart to begin anew"),
+        Fault::at("--out", format!("{} contains {what} ({})", options.out.display(), differences.join("; ")))
+            .advice("try another folder, or --restart to start from scratch"),
     ))
 }
 
 type Encoded = Result<(Vec<u16>, Counts)>;
-/// A unit in the queue of the writer: what it becomes arrives later.
-type Promise = Result<(Receiver<Encoded>, Place, u64)>;
+/// A batch in the queue of the writer: the channel that will deliver its tokens, the position after it, and the file
+/// bytes read so far.
+type PendingBatch = Result<(Receiver<Encoded>, CorpusPosition, u64)>;
 
-/// Reads, encodes and writes the corpus from the state's place on.
-fn fill(
+/// Reads, encodes and writes the corpus from the state's position on.
+fn encode_corpus(
     options: &Options,
-    stage: &mut Stage,
-    state: &mut State,
+    output: &mut PartialOutput,
+    state: &mut ResumeState,
     watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
     let recipe = state.recipe.clone();
     let threads = options.threads.max(1);
-    let (unit_sender, units) = sync_channel::<(Unit, SyncSender<Encoded>)>(threads);
-    let (promise_sender, promises) = sync_channel::<Promise>(2 * threads);
-    let units = Mutex::new(units);
+    let (batch_sender, batches) = sync_channel::<(DocumentBatch, SyncSender<Encoded>)>(threads);
+    let (pending_sender, pending) = sync_channel::<PendingBatch>(2 * threads);
+    let batches = Mutex::new(batches);
     let (place, cuts) = (state.place, options.tokenizer.cuts());
     std::thread::scope(|scope| {
         let recipe = &recipe;
-        // the senders go with the reader: their end is the end of the corpus
-        scope.spawn(move || read(recipe, cuts, place, &unit_sender, &promise_sender));
+        // the reader owns the senders: their end is the end of the corpus
+        scope.spawn(move || read(recipe, cuts, place, &batch_sender, &pending_sender));
         for _ in 0..threads {
-            scope.spawn(|| encode(&units, options));
+            scope.spawn(|| encode(&batches, options));
         }
-        let result = write(options, recipe, stage, state, &promises, watch);
-        drop(promises); // ends a reader that still waits for room, and with it the others
+        let result = write(options, recipe, output, state, &pending, watch);
+        drop(pending); // ends a reader that waits for space in the queue, and then the encoders
         result
     })
 }
@@ -362,44 +364,44 @@ fn fill(
 fn read(
     recipe: &Recipe,
     cuts: Cuts,
-    place: Place,
-    units: &SyncSender<(Unit, SyncSender<Encoded>)>,
-    promises: &SyncSender<Promise>,
+    place: CorpusPosition,
+    batches: &SyncSender<(DocumentBatch, SyncSender<Encoded>)>,
+    pending: &SyncSender<PendingBatch>,
 ) {
     let mut reader = Reader::new(recipe, cuts, place);
     loop {
         match reader.next() {
             Ok(None) => return,
-            Ok(Some(unit)) => {
+            Ok(Some(batch)) => {
                 let (sender, receiver) = sync_channel(1);
-                let promise = (receiver, unit.end, unit.file_bytes);
-                if promises.send(Ok(promise)).is_err() || units.send((unit, sender)).is_err() {
+                let next = (receiver, batch.end, batch.file_bytes);
+                if pending.send(Ok(next)).is_err() || batches.send((batch, sender)).is_err() {
                     return;
                 }
             }
             Err(error) => {
-                let _ = promises.send(Err(error));
+                let _ = pending.send(Err(error));
                 return;
             }
         }
     }
 }
 
-fn encode(units: &Mutex<Receiver<(Unit, SyncSender<Encoded>)>>, options: &Options) {
+fn encode(batches: &Mutex<Receiver<(DocumentBatch, SyncSender<Encoded>)>>, options: &Options) {
     loop {
-        let next = units.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((unit, sender)) = next else { return };
-        // nobody waits for it any more if the writer has stopped
-        let _ = sender.send(unit.work.encode(&options.tokenizer, &options.field));
+        let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((batch, sender)) = next else { return };
+        // fails only if the writer has stopped
+        let _ = sender.send(batch.contents.encode(&options.tokenizer, &options.field));
     }
 }
 
 fn write(
     options: &Options,
     recipe: &Recipe,
-    stage: &mut Stage,
-    state: &mut State,
-    promises: &Receiver<Promise>,
+    output: &mut PartialOutput,
+    state: &mut ResumeState,
+    pending: &Receiver<PendingBatch>,
     watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
     let total_bytes = recipe.sources.iter().map(|s| s.bytes).sum();
@@ -407,23 +409,23 @@ fn write(
     let before = state.counts.text_bytes;
     let mut saved = Instant::now();
     while state.tokens < most {
-        let Ok(promise) = promises.recv() else { break };
-        let (receiver, place, file_bytes) = promise?;
+        let Ok(next) = pending.recv() else { break };
+        let (receiver, place, file_bytes) = next?;
         let (mut tokens, mut counts) = receiver
             .recv()
-            .unwrap_or_else(|_| Err(Error::data(Fault::at("prepare", "a thread that encodes ended without a word"))))?;
+            .unwrap_or_else(|_| Err(Error::data(Fault::at("prepare", "an encoding thread ended without an error"))))?;
         let room = usize::try_from(most - state.tokens).unwrap_or(usize::MAX);
         if tokens.len() > room {
             tokens.truncate(room);
-            // no text gives this id
+            // text never encodes to this id
             counts.documents = tokens.iter().filter(|&&id| id == options.tokenizer.end_of_text()).count() as u64;
         }
-        stage.append(recipe, state.tokens, &tokens)?;
+        output.append(recipe, state.tokens, &tokens)?;
         state.tokens += tokens.len() as u64;
         state.counts += counts;
         state.place = place;
         if saved.elapsed() >= options.save_every {
-            stage.save(state)?;
+            output.save(state)?;
             saved = Instant::now();
         }
         let text_bytes_now = state.counts.text_bytes - before;
@@ -433,10 +435,10 @@ fn write(
             tokens: state.tokens,
             counts: state.counts,
             text_bytes_now,
-            waits: false,
+            waiting: false,
         };
         if watch(&progress).is_break() {
-            stage.save(state)?;
+            output.save(state)?;
             return Ok(ControlFlow::Break(()));
         }
     }

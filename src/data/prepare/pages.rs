@@ -1,9 +1,9 @@
-//! The sizes that the pages of a Parquet column claim, looked at before a page is unpacked.
+//! Checks the sizes that the pages of a Parquet column claim, before a page is unpacked.
 //!
-//! A page is a header in Thrift's compact protocol ([`super::thrift`]) and then so many bytes. The Parquet library makes room for
-//! whatever size a header claims; here a claim is held against the file first. Of gzip and Brotli the library also
-//! unpacks more than a header claims, as much as there is: these pages are unpacked here once, and thrown away.
-//! Source: the Parquet and Thrift format descriptions.
+//! A page is a header in Thrift's compact protocol ([`super::thrift`]) followed by the number of bytes that the header
+//! states. The Parquet library allocates whatever size a header claims; this module first compares the claim with the
+//! file. For gzip and Brotli, the library also unpacks more than the header claims, as much as there is. So these pages
+//! are unpacked here once and discarded. Source: the Parquet and Thrift format descriptions.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -21,21 +21,23 @@ use super::thrift::{Cursor, PAGE, SECOND_DATA_PAGE};
 use super::values::Values;
 use crate::data::tokens::{cannot_read, read_at};
 use crate::error::{Error, Fault, Result};
+use crate::units::{count, counted};
 
-/// Bytes of a header that are looked at. Statistics may make one long, but not longer than this.
+/// Longest page header in bytes. Statistics make headers long, but not longer than this.
 const HEADER_BYTES: usize = 1 << 16;
-/// Bytes that one text, or a page for which no memory is asked first, may have beyond the file's own.
+/// Bytes by which a single text, or a page whose memory is not probed first, may exceed the size of its file.
 pub(crate) const TEXT_BYTES: u64 = 48 << 20;
-/// Bytes that a page of many texts may unpack to beyond the file's own: pyarrow puts 1024 rows into one, however long.
+/// Bytes by which an unpacked page of many texts may exceed the size of its file: pyarrow puts 1024 rows into a page,
+/// however long they are.
 pub(crate) const PAGE_BYTES: u64 = 512 << 20;
-/// A large page that would unpack to more than so many times its length is taken for a broken one: zlib reaches 1032.
+/// Largest ratio of unpacked to packed size of a large page. A page with a higher ratio is broken: zlib reaches 1032.
 const MOST_PACKED: u64 = 1100;
 /// Advice for smaller pages.
-const SMALLER_PAGES: &str = "try writing it anew with smaller pages, as by pyarrow.parquet.write_table(..., \
+const SMALLER_PAGES: &str = "try rewriting it with smaller pages, as with pyarrow.parquet.write_table(..., \
                              write_batch_size=16), or with a smaller data_page_size";
 
-/// Opens a Parquet file, whose footer [`super::footer`] has checked. Of LZ4 only the frames of Hadoop are taken, which say how long they become: the library would try
-/// other frames, and unpack them without end.
+/// Opens a Parquet file whose footer [`super::footer`] has checked. For LZ4, only Hadoop's frames are accepted, which
+/// state their unpacked size: the library would also try other frames and unpack them without limit.
 pub(crate) fn reader(file: File) -> Result<Values, ParquetError> {
     let size = file.metadata()?.len();
     let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
@@ -43,11 +45,12 @@ pub(crate) fn reader(file: File) -> Result<Values, ParquetError> {
     Ok(Values::new(SerializedFileReader::new_with_options(file, options)?, size))
 }
 
-/// Checks every page of a column in a group of rows. One may unpack to `spare` bytes more than the file has; of more
-/// than [`TEXT_BYTES`] more there must be memory for two, a dictionary and a page of values.
+/// Checks every page of a column in a row group. A page may unpack to `spare` bytes more than the size of the file. If
+/// it unpacks to more than [`TEXT_BYTES`] above that size, there must be memory for two such pages: a dictionary and a
+/// page of values.
 ///
 /// # Errors
-/// [`Error::Data`] naming the file and the first page that cannot be.
+/// [`Error::Data`] naming the file and the first faulty page.
 pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare: u64) -> Result<()> {
     let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
     let range = byte_range(name, size, chunk)?;
@@ -75,7 +78,7 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare:
         };
         let left = range.end - at - header.bytes as u64;
         let Some(packed) = u64::try_from(header.packed).ok().filter(|&packed| packed <= left) else {
-            return wrong(format!("at most {left} bytes"), header.packed.to_string());
+            return wrong(format!("at most {}", counted(left, "byte")), header.packed.to_string());
         };
         let most = size + spare;
         let Ok(unpacked) = u64::try_from(header.unpacked) else {
@@ -83,45 +86,47 @@ pub(crate) fn check(file: &File, name: &str, chunk: &ColumnChunkMetaData, spare:
         };
         let is_large = unpacked > size + TEXT_BYTES;
         if is_large && unpacked / MOST_PACKED > packed {
-            return wrong(format!("at most {} bytes unpacked", MOST_PACKED * packed), unpacked.to_string());
+            return wrong(format!("at most {} unpacked", counted(MOST_PACKED * packed, "byte")), count(unpacked));
         }
         if unpacked > most || is_large && !has_memory(2 * unpacked) {
-            let fault = Fault::at(name, format!("the Parquet page at byte {at} unpacks to {unpacked} bytes"));
-            let expected = if unpacked > most { format!("at most {most}") } else { "memory for two such pages".into() };
+            let what = format!("the Parquet page at byte {at} unpacks to {}", counted(unpacked, "byte"));
+            let fault = Fault::at(name, what);
+            let too_many = format!("at most {}", counted(most, "byte"));
+            let expected = if unpacked > most { too_many } else { "memory for two such pages".into() };
             return Err(Error::data(fault.expected(expected).advice(SMALLER_PAGES)));
         }
         let start = at + header.bytes as u64;
         let body = start.saturating_add(header.levels)..start + packed;
         let claimed = unpacked.saturating_sub(header.levels);
         if header.is_packed && !body.is_empty() && becomes_longer(file, body, chunk.compression(), claimed) {
-            return wrong(format!("{unpacked} bytes unpacked, as it says"), "more".into());
+            return wrong(format!("{} unpacked, as its header states", counted(unpacked, "byte")), "more".into());
         }
         at = start + packed;
     }
     Ok(())
 }
 
-/// Returns true if the system gives so many bytes. Nothing is written into them. It is asked directly: the program ends
-/// where an allocation fails.
+/// Returns whether the system can provide `bytes` bytes of memory, by mapping them without writing to them. Rust's
+/// allocator is not used for this, because a failed allocation would end the program.
 fn has_memory(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|bytes| MmapOptions::new().len(bytes).map_anon().is_ok())
 }
 
-/// Returns the bytes of a file that hold a column of a group.
+/// Returns the range of bytes of a file that contains a column of a row group.
 fn byte_range(name: &str, size: u64, chunk: &ColumnChunkMetaData) -> Result<Range<u64>> {
     let start = chunk.dictionary_page_offset().filter(|&at| at > 0).unwrap_or(chunk.data_page_offset());
     let range = u64::try_from(start).ok().zip(u64::try_from(chunk.compressed_size()).ok());
     range.and_then(|(start, len)| Some(start..start.checked_add(len)?)).filter(|r| r.end <= size).ok_or_else(|| {
         Error::data(
             Fault::at(name, "broken Parquet data")
-                .expected(format!("a column within the file's {size} bytes"))
+                .expected(format!("a column within the file's {}", counted(size, "byte")))
                 .found(format!("{} bytes at {start}", chunk.compressed_size())),
         )
     })
 }
 
-/// Returns true if bytes of a file unpack to more than `claimed`, by a packing of which the library would unpack them all.
-/// Broken ones do not: the library says so.
+/// Returns whether bytes of a file unpack to more than `claimed` bytes in a compression that the library would unpack
+/// entirely. Returns false for broken data, which the library reports.
 fn becomes_longer(file: &File, body: Range<u64>, compression: Compression, claimed: u64) -> bool {
     let input = BufReader::with_capacity(1 << 16, Part { file, at: body.start, end: body.end });
     let most = claimed.saturating_add(1);
@@ -134,7 +139,7 @@ fn becomes_longer(file: &File, body: Range<u64>, compression: Compression, claim
     matches!(length, Ok(Ok(length)) if length > claimed)
 }
 
-/// A part of a file, read from start to end.
+/// Reads a range of a file from start to end.
 struct Part<'a> {
     file: &'a File,
     at: u64,
@@ -150,16 +155,16 @@ impl Read for Part<'_> {
     }
 }
 
-/// What of a page header matters here.
+/// The fields of a page header that are checked.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
-    /// Its own length.
+    /// Length of the header itself.
     bytes: usize,
     unpacked: i64,
     packed: i64,
-    /// Bytes of levels before the values, which version 2 of the format never packs.
+    /// Bytes of levels before the values, which version 2 of the format never compresses.
     levels: u64,
-    /// False for a page of version 2 that says so.
+    /// Whether the values are compressed. A version-2 page may state that they are not.
     is_packed: bool,
 }
 
@@ -180,7 +185,7 @@ impl Header {
     }
 }
 
-/// Reads the header of a data page of version 2: the bytes of its levels, and whether its values are packed.
+/// Reads the header of a version-2 data page: the bytes of its levels, and whether its values are compressed.
 fn second_version(cursor: &mut Cursor) -> Option<(u64, bool)> {
     let (mut levels, mut is_packed, mut field) = (0_u64, true, 0);
     while let Some(wire) = cursor.field(SECOND_DATA_PAGE, &mut field)? {

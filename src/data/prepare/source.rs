@@ -1,4 +1,4 @@
-//! The files of a corpus, in the order in which their documents come.
+//! The files of a corpus, in the order of their documents.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,15 +15,16 @@ use crate::data::{Part, TokenFormat, token_paths};
 use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
 
-/// A file of the corpus. Size and time of change tell whether it is still the same when a preparation goes on.
+/// A file of the corpus. A resumed preparation compares size and time of change to check that the file is still the
+/// same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// As given, or found in a folder that was given.
+    /// Path as given, or as found in a given folder.
     #[serde(with = "path_text::one")]
     pub path: PathBuf,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Nanoseconds from 1970 to its last change.
+    /// Time of the last write in nanoseconds since 1970.
     pub modified_ns: u64,
 }
 
@@ -38,37 +39,37 @@ impl Source {
         })
     }
 
-    /// The name that errors use.
+    /// Returns the name that errors use.
     #[must_use]
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }
 }
 
-/// The files of a corpus, and what a person should know of them.
+/// The files of a corpus, and remarks about them for the user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Corpus {
     /// The files, in order.
     pub sources: Vec<Source>,
-    /// Files of folders that were left out, and doubts about files.
+    /// Remarks about files in folders that were left out, and about doubtful files.
     pub remarks: Vec<String>,
-    /// Text files among them.
+    /// Number of text files among the files.
     pub texts: usize,
-    /// The files without links.
+    /// The files' paths with links resolved.
     taken: BTreeSet<PathBuf>,
 }
 
 impl Corpus {
-    /// Returns true for a file that was not taken under this or another name. It is then.
+    /// Marks a file as taken. Returns whether it was not taken before, under this or another name.
     pub(super) fn is_new(&mut self, path: &Path) -> bool {
         self.taken.insert(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
     }
 
-    /// Finds the files: those given, those that a pattern matches, and in place of a folder all data in it and below, sorted by path. `field` is the
-    /// field of JSON Lines that holds the text. The folder `out` below one of them is left out.
+    /// Finds the files of a corpus: given files, files that match given patterns, and all data files in and below given
+    /// folders, sorted by path. `field` is the field of JSON Lines with the text. The output folder `out` is left out.
     ///
     /// # Errors
-    /// [`Error::Data`] if a file is missing or of a kind that is not read, or a folder holds nothing that is.
+    /// [`Error::Data`] if a file is missing or of an unsupported kind, or a folder has no data files.
     pub fn find(inputs: &[PathBuf], field: &str, out: &Path) -> Result<Self> {
         if inputs.is_empty() {
             return Err(Error::data(Fault::at("corpus", "no file given").expected("at least one")));
@@ -95,7 +96,7 @@ impl Corpus {
     }
 }
 
-/// Puts what a pattern matches in its place. A file of exactly its name is no pattern.
+/// Replaces patterns by the paths that match them. A pattern that is the exact name of a file stands for this file.
 fn expanded(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in inputs {
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_corpus_that_is_none_is_refused() {
+    fn inputs_without_data_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let of = |path: PathBuf| Corpus::find(&[path], "text", Path::new("")).unwrap_err().fault().what.clone();
         assert!(of(dir.path().to_owned()).contains("no text in this folder"));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_means_what_it_matches() {
+    fn a_pattern_stands_for_the_paths_that_match_it() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.txt", "a.txt", "c.md", "[v2].txt", "in/d.txt"] {
             let path = dir.path().join(name);

@@ -1,4 +1,4 @@
-//! A column of texts in a Parquet file.
+//! Reads a column of texts of a Parquet file.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,15 +11,16 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 
+use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES};
 use super::source::Source;
-use super::unit::{Place, UNIT_BYTES, Work};
 use super::values::Values;
 use super::{footer, pages};
 use crate::data::tokens::cannot_read;
 use crate::error::{Error, Fault, Result};
 use crate::files::open;
+use crate::units::{count, counted};
 
-/// Rows that are read at once: few, because a row may be a book.
+/// Number of rows that are read at once: few, because a row may be a book.
 const ROWS: usize = 16;
 
 /// One column of a Parquet file, read row by row.
@@ -27,15 +28,15 @@ pub(super) struct Table {
     file: File,
     reader: Values,
     column: usize,
-    /// Definition level of a text that is there: the optional groups around it and itself. 0 if none is optional.
+    /// Definition level of a text that is not null: the number of optional groups around it, plus 1 if it is optional.
     level: i16,
     rows: u64,
     group: usize,
-    /// Rows of the groups up to the current one.
+    /// Number of rows up to the end of the current row group.
     group_end: u64,
-    /// The rest of the current group.
+    /// Reader of the rest of the current row group.
     texts: Option<ColumnReaderImpl<ByteArrayType>>,
-    /// Rows that were read and not yet handed out, none for a null.
+    /// Rows that were read and not yet handed out; `None` for null.
     pending: VecDeque<Option<ByteArray>>,
 }
 
@@ -48,7 +49,7 @@ impl Table {
         let reader = guard(source, || pages::reader(file).map_err(|e| broken(source, &e)))?;
         let meta = reader.metadata();
         let columns = meta.file_metadata().schema_descr().columns();
-        // a column in a group is named by a path, `meta.text`; a name may have a dot of its own
+        // the path of a column in a group is `meta.text`; a name may also contain a dot itself
         let named = || columns.iter().enumerate().filter(|(_, c)| c.path().string() == field).map(|(i, _)| i);
         if named().count() > 1 {
             return Err(Error::data(
@@ -69,7 +70,7 @@ impl Table {
         if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 {
             return Err(Error::data(
                 Fault::at(source.name(), format!("column `{field}` has the wrong type"))
-                    .expected("one text a row")
+                    .expected("one text per row")
                     .found(format!(
                         "{}{}",
                         found.physical_type(),
@@ -105,7 +106,7 @@ impl Table {
         }
     }
 
-    /// Begins the next group of rows; false after the last.
+    /// Starts the next row group. Returns false after the last one.
     fn next_group(&mut self, source: &Source) -> Result<bool> {
         if self.group == self.reader.num_row_groups() {
             return Ok(false);
@@ -116,7 +117,7 @@ impl Table {
             return Err(Error::data(
                 Fault::at(source.name(), "compressed with LZO")
                     .expected("none, SNAPPY, ZSTD, GZIP, BROTLI, LZ4 or LZ4_RAW")
-                    .advice("try writing it anew with one of them"),
+                    .advice("try rewriting it with one of them"),
             ));
         }
         pages::check(&self.file, &source.name(), chunk, pages::PAGE_BYTES)?;
@@ -131,7 +132,7 @@ impl Table {
         Ok(true)
     }
 
-    /// Reads up to `rows` rows of the current group, at least one.
+    /// Reads up to `rows` rows of the current row group, at least one.
     fn read(&mut self, source: &Source, rows: usize) -> Result<()> {
         let Some(texts) = &mut self.texts else { return Ok(()) };
         let (mut values, mut levels) = (Vec::new(), Vec::new());
@@ -143,7 +144,11 @@ impl Table {
         if read == 0 || found != there || values.len() != there {
             return Err(Error::data(
                 Fault::at(source.name(), "broken Parquet data")
-                    .expected(format!("{} rows in {} groups", self.rows, self.reader.num_row_groups()))
+                    .expected(format!(
+                        "{} in {}",
+                        counted(self.rows, "row"),
+                        counted(self.reader.num_row_groups() as u64, "group")
+                    ))
                     .found("fewer")
                     .advice("was it copied whole?"),
             ));
@@ -153,11 +158,16 @@ impl Table {
         Ok(())
     }
 
-    /// The next documents, none at the end.
-    pub(super) fn next(&mut self, source: &Source, place: &mut Place, taken: &Arc<AtomicU64>) -> Result<Option<Work>> {
+    /// Returns the next documents; `None` at the end.
+    pub(super) fn next(
+        &mut self,
+        source: &Source,
+        place: &mut CorpusPosition,
+        taken: &Arc<AtomicU64>,
+    ) -> Result<Option<Contents>> {
         let (mut bytes, mut ends, mut missing) = (Vec::new(), Vec::new(), 0);
-        // row by row: sixteen references to one entry of a dictionary are sixteen copies of it here
-        while bytes.len() < UNIT_BYTES {
+        // row by row, because sixteen references to one dictionary entry become sixteen copies of it here
+        while bytes.len() < DOCUMENT_BATCH_BYTES {
             if let Some(row) = self.pending.pop_front() {
                 place.at += 1;
                 match row {
@@ -179,26 +189,27 @@ impl Table {
             let left = usize::try_from(self.group_end - place.at).unwrap_or(ROWS);
             self.read(source, left.min(ROWS))?;
         }
-        // a table is not read from end to end: the share of its rows stands for the bytes
+        // a table is not read from end to end, so the progress in bytes is estimated from the rows read
         let share = u128::from(source.bytes) * u128::from(place.at) / u128::from(self.rows.max(1));
         taken.store(u64::try_from(share).unwrap_or(source.bytes), Ordering::Relaxed);
         let empty = ends.is_empty() && missing == 0;
-        Ok((!empty).then_some(Work::Documents { bytes, ends, missing }))
+        Ok((!empty).then_some(Contents::Documents { bytes, ends, missing }))
     }
 }
 
-/// Fails for a text that is so much longer than its file that many threads could not hold one each.
+/// Fails for a text that is much longer than its file, because many threads may each hold such a text.
 fn check_length(source: &Source, row: u64, bytes: u64) -> Result<()> {
     let most = source.bytes + pages::TEXT_BYTES;
     if bytes <= most {
         return Ok(());
     }
     let fault = Fault::at(source.name(), format!("the text in row {row} is too long"));
-    Err(Error::data(fault.expected(format!("at most {most} bytes")).found(bytes).advice("try cutting it into several")))
+    let fault = fault.expected(format!("at most {}", counted(most, "byte"))).found(count(bytes));
+    Err(Error::data(fault.advice("try splitting it into several rows")))
 }
 
-/// Calls the Parquet library. It is written for files that are what they say they are: should it panic over one that
-/// is not, this is an error like any other.
+/// Calls the Parquet library and turns its panics into errors: the library assumes valid files and may panic over
+/// others.
 fn guard<T>(source: &Source, work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::data(

@@ -1,12 +1,12 @@
-//! A text file, cut into units where tokens do not change, and into documents where a separator is.
+//! Cuts a text file into batches, where a cut does not change tokens, and into documents at separators.
 
+use super::document_batch::{Contents, CorpusPosition, DOCUMENT_BATCH_BYTES};
 use super::reader::Stream;
-use super::unit::{Place, UNIT_BYTES, Work};
-use crate::data::separators::{SPELLED_END, Separators, spelled};
+use crate::data::separators::{SPELLED_END, Separators, count_spelled_ends};
 use crate::data::tokenizer::{Cuts, UNBROKEN_BYTES};
 use crate::error::Result;
 
-/// Bytes of a spelled end of text that may lie before a unit and are not all of it.
+/// Most bytes before a batch that may belong to a spelled end of text which continues in the batch.
 const TAIL_BYTES: usize = SPELLED_END.len() - 1;
 
 /// A text file, read from start to end.
@@ -15,13 +15,13 @@ pub(super) struct TextFile {
     /// Empty if the file is one document.
     separator: Vec<u8>,
     cuts: Cuts,
-    /// The last bytes before the place, of the same document.
+    /// The last bytes of the same document before the position.
     tail: Vec<u8>,
 }
 
 impl TextFile {
     /// Opens a file at `place`.
-    pub(super) fn open(mut stream: Stream, split_on: Option<&str>, cuts: Cuts, place: Place) -> Result<Self> {
+    pub(super) fn open(mut stream: Stream, split_on: Option<&str>, cuts: Cuts, place: CorpusPosition) -> Result<Self> {
         let separator = split_on.unwrap_or_default().as_bytes().to_vec();
         let known = place.at.min(TAIL_BYTES as u64);
         stream.skip(place.at - known)?;
@@ -45,14 +45,14 @@ impl TextFile {
         }
     }
 
-    /// The next unit, none at the end.
-    pub(super) fn next(&mut self, place: &mut Place) -> Result<Option<Work>> {
-        self.stream.fill(UNIT_BYTES)?;
+    /// Returns the next batch; `None` at the end.
+    pub(super) fn next(&mut self, place: &mut CorpusPosition) -> Result<Option<Contents>> {
+        self.stream.fill(DOCUMENT_BATCH_BYTES)?;
         if self.stream.buffer.is_empty() {
             return Ok(None);
         }
         let cut = self.cut()?;
-        // a separator that begins before the cut must be seen whole
+        // a separator that begins before the cut must be in the buffer as a whole
         self.stream.fill(cut + self.separator.len())?;
         let found = Separators::new(&self.stream.buffer, &self.separator);
         let found: Vec<(usize, usize)> = found.take_while(|(start, _)| *start < cut).collect();
@@ -77,25 +77,25 @@ impl TextFile {
         }
         self.keep_tail(&bytes[starts.last().copied().unwrap_or(0)..], place.between);
         place.at += end as u64;
-        Ok(Some(Work::Text { bytes, starts, spelled: ends, separators }))
+        Ok(Some(Contents::Text { bytes, starts, spelled: ends, separators }))
     }
 
-    /// Counts spelled ends of text in a part of a document, and those that began before it.
+    /// Counts the spelled ends of text that end in a part of a document, including one that begins before it.
     fn spelled(&self, part: &[u8]) -> u64 {
         let around = [&self.tail, &part[..part.len().min(TAIL_BYTES)]].concat();
-        spelled(part) + spelled(&around)
+        count_spelled_ends(part) + count_spelled_ends(&around)
     }
 
-    /// Returns where a unit ends if no separator is near.
+    /// Returns the end of a batch, regardless of separators.
     fn cut(&mut self) -> Result<usize> {
         if self.stream.ended {
             return Ok(self.stream.buffer.len());
         }
-        let end = self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1);
+        let end = self.cuts.piece_end(&self.stream.buffer, DOCUMENT_BATCH_BYTES - 1);
         if end < self.stream.buffer.len() {
             return Ok(end);
         }
         self.stream.fill(UNBROKEN_BYTES + 1)?;
-        Ok(self.cuts.piece_end(&self.stream.buffer, UNIT_BYTES - 1))
+        Ok(self.cuts.piece_end(&self.stream.buffer, DOCUMENT_BATCH_BYTES - 1))
     }
 }

@@ -1,25 +1,25 @@
-//! Structures of Parquet in Thrift's compact protocol, looked over before the Parquet library reads them.
+//! Checks Parquet's structures in Thrift's compact protocol before the Parquet library reads them.
 //!
-//! The library takes a field's type from its number alone, makes room for as many elements as a list claims, and reads
-//! lists of booleans without taking a byte. So what is looked over here must be what the library will read: fields have
-//! the types that the format gives them, in rising order, and lists are no longer than the bytes behind them.
-//! Source: the Parquet and Thrift format descriptions.
+//! The library derives a field's type from its number alone, allocates as many elements as a list claims, and reads
+//! lists of booleans without consuming a byte. So this module accepts only bytes that the library reads in the same
+//! way: fields have the types that the format gives them, in ascending order, and lists are not longer than the bytes
+//! after them. Source: the Parquet and Thrift format descriptions.
 
 /// A type of the format.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Bool,
     Byte,
-    /// An integer of 16, 32 or 64 bits: the encoding is the same.
+    /// An integer of 16, 32 or 64 bits, which share an encoding.
     Whole,
     Double,
-    /// A text too.
+    /// Bytes or text.
     Binary,
     List(&'static Kind),
     Struct(Fields),
 }
 
-/// The fields of a structure by number. Others may be there, of any type.
+/// The known fields of a structure by number. A structure may have other fields of any type.
 pub(super) type Fields = &'static [(i64, Kind)];
 
 use Kind::{Binary, Bool, Byte, Double, List, Struct, Whole};
@@ -104,7 +104,7 @@ const ROW_GROUP: Kind = Struct(&[
     (6, Whole),
     (7, Whole),
 ]);
-/// A file's footer: version, schema, rows, groups of rows, keys and values, the program that wrote it, orders.
+/// A file's footer: version, schema, rows, row groups, keys and values, the program that wrote it, column orders.
 pub(super) const FILE: Fields = &[
     (1, Whole),
     (2, List(&Struct(SCHEMA_ELEMENT))),
@@ -135,14 +135,14 @@ pub(super) const PAGE: Fields = &[
 /// Deepest nesting of structures and lists: those above have seven levels.
 const DEPTH: usize = 16;
 
-/// Structures in a list at most, such as columns and groups of rows: the library has some hundred bytes for each.
+/// Most structures in a list, such as columns and row groups: the library allocates some hundred bytes for each.
 const STRUCTURES: usize = 1 << 20;
 
-/// The type of a value as its bytes tell it: `12` for a structure.
+/// The type of a value as encoded in the bytes, such as `12` for a structure.
 type Wire = u8;
 
 impl Kind {
-    /// Returns true if the library can read this type where the bytes tell of `wire`.
+    /// Returns whether the encoded type `wire` is readable as this type.
     fn fits(self, wire: Wire) -> bool {
         match self {
             Bool => matches!(wire, 1 | 2),
@@ -156,7 +156,7 @@ impl Kind {
     }
 }
 
-/// A reader of bytes. Every step is none where they end, or are not what the format has there.
+/// A reader of bytes. Its methods return `None` at the end of the bytes, or if the bytes do not follow the format.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -178,13 +178,13 @@ impl<'a> Cursor<'a> {
         Some(byte)
     }
 
-    /// Passes over bytes.
+    /// Skips bytes.
     pub(super) fn pass(&mut self, bytes: usize) -> Option<()> {
         self.at = self.at.checked_add(bytes).filter(|&at| at <= self.bytes.len())?;
         Some(())
     }
 
-    /// Reads a number without a sign.
+    /// Reads an unsigned number.
     pub(super) fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -197,18 +197,18 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Reads a number.
+    /// Reads a signed number.
     pub(super) fn zigzag(&mut self) -> Option<i64> {
         let value = self.varint()?;
         Some((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// Reads the header of a structure's next field, `Some(None)` at its end. `field` is the number of the field before,
-    /// 0 at first, and becomes this one's.
+    /// Reads the header of a structure's next field; `Some(None)` at its end. `field` is the number of the previous
+    /// field, 0 at first, and is set to the number of this field.
     pub(super) fn field(&mut self, fields: Fields, field: &mut i64) -> Option<Option<Wire>> {
         let byte = self.byte()?;
         if byte & 15 == 0 {
-            // some end in a step too, which the library passes over
+            // the end may carry a field step, which the library ignores
             return Some(None);
         }
         let before = *field;
@@ -230,12 +230,12 @@ impl<'a> Cursor<'a> {
         let wire = byte & 15;
         let most = if wire == 12 { STRUCTURES } else { usize::MAX }.min(self.bytes.len() - self.at);
         let len = usize::try_from(len).ok().filter(|&len| len <= most)?;
-        // the library takes booleans of a list for values without bytes, and the format has no such lists
+        // the library reads booleans in a list as values without bytes; the format has no such lists
         let is_sound = !matches!(wire, 1 | 2) && element.is_none_or(|kind| kind.fits(wire));
         is_sound.then_some((wire, len))
     }
 
-    /// Passes over the value of a structure's field.
+    /// Skips the value of a structure's field.
     pub(super) fn skip_field(&mut self, fields: Fields, field: i64, wire: Wire) -> Option<()> {
         self.skip(wire, kind(fields, field), DEPTH)
     }
@@ -243,7 +243,7 @@ impl<'a> Cursor<'a> {
     fn skip(&mut self, wire: Wire, known: Option<Kind>, depth: usize) -> Option<()> {
         let depth = depth.checked_sub(1)?;
         match wire {
-            1 | 2 => Some(()), // a boolean field is its type
+            1 | 2 => Some(()), // the type of a boolean field is its value
             3 => self.pass(1),
             4..=6 => self.varint().map(drop),
             7 => self.pass(8),
@@ -295,11 +295,11 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_no_longer_than_the_bytes_behind_them() {
+    fn lists_are_not_longer_than_the_bytes_after_them() {
         let list = |header: &[u8]| skip(&[], &[&[0x19][..], header, &[0; 8]].concat());
         assert_eq!(list(&[0x23]), Some(5));
         assert_eq!(list(&[0x00]), Some(3));
-        // 2^31 - 1 numbers, 2^60 structures, 7 booleans, which the library takes for no bytes
+        // 2^31 - 1 numbers, 2^60 structures, 7 booleans, which the library reads without bytes
         for header in [&[0xf5, 255, 255, 255, 255, 7][..], &[0xfc, 128, 128, 128, 128, 128, 128, 128, 128, 16], &[0x71]]
         {
             assert_eq!(list(header), None, "{header:?}");

@@ -1,5 +1,5 @@
-//! Pages of a Parquet column whose numbers of values are held against their bytes: the Parquet library makes room for as
-//! many entries of a dictionary, and as many lengths of texts, as a page claims.
+//! Wraps the Parquet library's page reader and compares the number of values of each page with its bytes. The library
+//! allocates as many dictionary entries, and as many lengths of texts, as a page claims.
 
 use std::fs::File;
 
@@ -15,17 +15,17 @@ use parquet::schema::types::Type;
 
 use super::thrift::Cursor;
 
-/// Values of a page at most beyond half of the file's bytes. Each takes up to 32 bytes.
+/// Number of values by which a page may exceed half of the file's size in bytes. Each value takes up to 32 bytes.
 const VALUES: u64 = 1 << 20;
 
-/// A Parquet file.
+/// A Parquet file with checked pages.
 pub(crate) struct Values {
     reader: SerializedFileReader<File>,
     most: u64,
 }
 
 impl Values {
-    /// Holds a reader of a file of `size` bytes.
+    /// Wraps the reader of a file of `size` bytes.
     pub(super) fn new(reader: SerializedFileReader<File>, size: u64) -> Self {
         Self { reader, most: size / 2 + VALUES }
     }
@@ -49,7 +49,7 @@ impl FileReader for Values {
     }
 }
 
-/// A group of rows.
+/// A row group.
 struct Group<'a> {
     group: Box<dyn RowGroupReader + 'a>,
     most: u64,
@@ -66,7 +66,7 @@ impl RowGroupReader for Group<'_> {
 
     fn get_column_page_reader(&self, i: usize) -> Result<Box<dyn PageReader>> {
         let column = self.metadata().column(i).column_descr();
-        // of a group of rows without nulls and lists no levels are stored
+        // a column without nulls and lists stores no levels
         let levels = [column.max_rep_level(), column.max_def_level()].map(|level| level > 0);
         Ok(Box::new(Pages { pages: self.group.get_column_page_reader(i)?, levels, most: self.most }))
     }
@@ -80,10 +80,10 @@ impl RowGroupReader for Group<'_> {
     }
 }
 
-/// The pages of a column in a group of rows.
+/// The pages of a column in a row group.
 struct Pages {
     pages: Box<dyn PageReader>,
-    /// True for each kind of level, repetition and definition, that precedes the values.
+    /// Whether repetition levels, and definition levels, precede the values.
     levels: [bool; 2],
     most: u64,
 }
@@ -102,14 +102,14 @@ impl Pages {
             Page::DictionaryPage { buf, .. } => claimed <= buf.len() && claimed as u64 <= self.most,
             Page::DataPage { encoding: Encoding::DELTA_LENGTH_BYTE_ARRAY, .. }
             | Page::DataPageV2 { encoding: Encoding::DELTA_LENGTH_BYTE_ARRAY, .. } => self.has_lengths(page, 1),
-            // the lengths of what each text shares with the one before, then those of the rest
+            // the lengths of the prefixes that texts share with the text before, then the lengths of the rests
             Page::DataPage { encoding: Encoding::DELTA_BYTE_ARRAY, .. }
             | Page::DataPageV2 { encoding: Encoding::DELTA_BYTE_ARRAY, .. } => self.has_lengths(page, 2),
             _ => true,
         }
     }
 
-    /// Returns true unless one of the first `blocks` blocks of lengths claims too many.
+    /// Returns whether none of the first `blocks` blocks of lengths claims too many.
     fn has_lengths(&self, page: &Page, blocks: usize) -> bool {
         let most = u64::from(page.num_values()).min(self.most);
         let Some(mut values) = self.values_of(page) else { return false };
@@ -122,7 +122,7 @@ impl Pages {
         })
     }
 
-    /// Returns the bytes of a page behind its levels.
+    /// Returns the bytes of a page after its levels.
     fn values_of<'a>(&self, page: &'a Page) -> Option<&'a [u8]> {
         match page {
             Page::DataPage { buf, def_level_encoding, rep_level_encoding, .. } => {
@@ -130,7 +130,7 @@ impl Pages {
                 for (_, encoding) in
                     self.levels.into_iter().zip([rep_level_encoding, def_level_encoding]).filter(|(there, _)| *there)
                 {
-                    // the other encoding is of before 2013, when there were no lengths by differences
+                    // the other encoding is from before 2013, when delta-encoded lengths did not exist
                     let (len, behind) = rest.split_first_chunk().filter(|_| *encoding == Encoding::RLE)?;
                     rest = behind.get(usize::try_from(u32::from_le_bytes(*len)).ok()?..)?;
                 }
@@ -144,7 +144,7 @@ impl Pages {
     }
 }
 
-/// Returns the number of numbers in a block of Parquet's DELTA_BINARY_PACKED, and the block's bytes.
+/// Returns the number of values in a block of Parquet's DELTA_BINARY_PACKED, and the block's length in bytes.
 fn lengths(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut cursor = Cursor::new(bytes);
     let (block, parts) = (cursor.varint()?, cursor.varint()?);
@@ -154,7 +154,7 @@ fn lengths(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut left = count.saturating_sub(1);
     while left > 0 {
         cursor.zigzag()?;
-        // the bits of each part's numbers, also of parts that are not there
+        // bits per value for each part, including parts that are missing
         let widths = bytes.get(cursor.at()..)?.get(..usize::try_from(parts).ok()?)?;
         cursor.pass(widths.len())?;
         for &width in widths {
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn lengths_and_dictionaries_that_a_page_has_not_are_refused_before_room_is_made() {
+    fn lengths_and_dictionaries_beyond_a_page_are_refused_before_memory_is_allocated() {
         for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
             let delta = [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY].map(Some);
             for encoding in delta.into_iter().chain([None, Some(Encoding::PLAIN)]) {
                 assert_eq!(rows(&written(encoding, version)).unwrap(), ROWS, "{encoding:?} {version:?}");
             }
-            // the texts that are there, in blocks of 128 numbers in 4 parts
+            // the texts that are not null, in blocks of 128 values in 4 parts
             let header = [128, 1, 4, 0x8b, 20];
             for encoding in delta {
                 let whole = written(encoding, version);
@@ -276,7 +276,7 @@ mod tests {
         let whole = written(None, WriterVersion::PARQUET_1_0);
         let at = whole.windows(3).position(|bytes| bytes == [0x4c, 0x15, 100]).unwrap();
         let mut more = [&whole[..at + 2], &[0xfe, 0x7f], &whole[at + 3..]].concat();
-        // the footer's place does not change by a byte that goes into the header: take one of the texts' away
+        // keep the footer's offset: the header has one more byte, so remove a byte of the texts
         let text = more.windows(6).position(|bytes| bytes == b"text 0").unwrap();
         more.remove(text);
         let error = rows(&more).unwrap_err().to_string();

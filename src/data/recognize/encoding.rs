@@ -1,24 +1,24 @@
-//! Text in UTF-8, told from text in other encodings and from no text at all.
+//! Distinguishes text in UTF-8 from text in other encodings and from binary data.
 
 /// The encoding of a file's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// UTF-8 with few other bytes in it, each of which becomes U+FFFD.
+    /// UTF-8 with few invalid bytes, each of which becomes U+FFFD.
     Utf8,
     Utf16,
     Utf32,
-    /// More bytes outside of UTF-8 than inside.
+    /// More invalid than valid bytes of UTF-8.
     Other,
-    /// No text.
+    /// Not text.
     Binary,
 }
 
-/// NULs in a text: one in so many bytes, or more, and it is none.
+/// Data with one NUL per this many bytes, or more NULs, is not text.
 const NULS: usize = 256;
-/// Control characters in a text: one in so many bytes, or more, and it is none.
+/// Data with one control character per this many bytes, or more of them, is not text.
 const CONTROLS: usize = 50;
 
-/// Tells the encoding. `is_whole` says that the file ends with these bytes.
+/// Returns the encoding of a file's first bytes. `is_whole` means that the file ends with these bytes.
 pub(super) fn of(head: &[u8], is_whole: bool) -> Encoding {
     match head {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Encoding::Utf32,
@@ -35,7 +35,7 @@ pub(super) fn of(head: &[u8], is_whole: bool) -> Encoding {
             return Encoding::Utf16;
         }
     }
-    // escape sequences of terminals and overstruck manual pages are text
+    // escape sequences of terminals, and backspaces of overstruck manual pages, are text
     let is_control = |byte: u8| matches!(byte, 1..=7 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f);
     let controls = head.iter().filter(|&&byte| is_control(byte)).count();
     if nuls > 0 && nuls * NULS >= head.len() || controls > 0 && controls * CONTROLS >= head.len() {
@@ -46,8 +46,9 @@ pub(super) fn of(head: &[u8], is_whole: bool) -> Encoding {
     if 2 * invalid > end { Encoding::Other } else { Encoding::Utf8 }
 }
 
-/// Returns true if units of two or four bytes, in one of two orders, are text: characters without controls, among them
-/// spaces as text has them. Token ids in as many bytes have few of those: GPT-2's comma is the control character 11.
+/// Returns whether units of two or four bytes, in one of two byte orders, are text: characters without controls, and
+/// with as many spaces as text has. Token ids in as many bytes do not look like this: GPT-2's comma is the control
+/// character 11.
 fn is_text_of<const N: usize>(
     units: &[[u8; N]],
     is_whole: bool,
@@ -65,7 +66,7 @@ fn is_text_of<const N: usize>(
                 0x20 | 0x0a | 0x0d | 0x3000..=0x3002 | 0xff0c => spaces += 1,
                 0x21..=0x7e => plain += 1,
                 0..=0x1f | 0x7f..=0x9f | 0xfffe | 0xffff | 0x11_0000.. => controls += 1,
-                // half a pair is whole in two bytes, never in four
+                // a surrogate is valid in UTF-16, never in UTF-32
                 0xd800..=0xdfff if N == 4 => controls += 1,
                 _ => {}
             }
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_are_told_apart() {
+    fn encodings_are_distinguished() {
         let english = "Many words, in a plain text.\r\n\"Quoted\", too: 1 + 2 = 3.\n";
         let other = "Многие слова, и всё. 日本語、文章。 naïve 😀\n";
         for text in [english, other, "hi", "x"] {
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(of(b"a\x1b[31mred\x1b[0m b\x08b\n", true), Encoding::Utf8);
         // Russian in Windows-1251
         assert_eq!(of(b"\xcf\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0", true), Encoding::Other);
-        // a character that the end of the look cuts
+        // a character cut at the end of the first bytes
         assert_eq!(of(&"a é".as_bytes()[..3], false), Encoding::Utf8);
         // a NUL in a long text
         assert_eq!(of(&[vec![b'a'; 1000], vec![0]].concat(), true), Encoding::Utf8);
@@ -121,14 +122,14 @@ mod tests {
             let mut ids = vec![tokenizer.end_of_text()];
             ids.extend(tokenizer.encode(text.repeat(30)).unwrap());
             let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            // as bytes, ids of two bytes and a text in UTF-16 are the same
+            // 16-bit ids of the byte tokenizer are the same bytes as UTF-16
             let expected = if tokenizer == Tokenizer::Bytes { Encoding::Utf16 } else { Encoding::Binary };
             assert_eq!(of(&bytes, true), expected);
             let bytes: Vec<u8> = ids.iter().flat_map(|&id| u32::from(id).to_le_bytes()).collect();
             let expected = if tokenizer == Tokenizer::Bytes { Encoding::Utf32 } else { Encoding::Binary };
             assert_eq!(of(&bytes, true), expected);
         }
-        // nanoGPT's characters: their places in the text's own alphabet
+        // nanoGPT's character ids: indices into the text's own alphabet
         let alphabet: std::collections::BTreeSet<u8> = text.bytes().collect();
         let ids: Vec<u8> = text.bytes().flat_map(|byte| [alphabet.range(..byte).count() as u8, 0]).collect();
         assert_eq!(of(&ids, true), Encoding::Binary);

@@ -1,4 +1,4 @@
-//! Kinds of files that are refused, each with what to do.
+//! Unsupported kinds of files, with advice for each.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ pub struct Foreign {
     pub what: &'static str,
     /// An action that helps.
     pub advice: &'static str,
-    /// The packing around it.
+    /// The packing of the file.
     pub packing: Packing,
 }
 
-/// The kinds that are read, for errors.
+/// The supported kinds, for errors.
 pub(crate) const READABLE: &str = "text, JSON Lines or Parquet";
 
 const fn kind(what: &'static str, advice: &'static str) -> Foreign {
@@ -27,7 +27,7 @@ const fn kind(what: &'static str, advice: &'static str) -> Foreign {
 
 pub(super) const EMPTY: Foreign = kind("empty, though its name says otherwise", "was it copied whole?");
 pub(super) const NO_PARQUET: Foreign =
-    kind("no Parquet, though its name says so", "was it downloaded whole? if it is text, name it .txt");
+    kind("not Parquet, though its name says so", "was it downloaded whole? if it is text, rename it to .txt");
 pub(super) const PACKED_PARQUET: Foreign = kind("Parquet", "try unpacking it first");
 pub(super) const PACKED_TWICE: Foreign = kind("packed a second time", "try unpacking it once");
 pub(super) const TABLE: Foreign = kind(
@@ -35,46 +35,46 @@ pub(super) const TABLE: Foreign = kind(
     "try Python's pandas.read_csv(FILE).to_parquet(\"FILE.parquet\"), with sep=\"\\t\" for tabs",
 );
 pub(super) const JSON_ARRAY: Foreign =
-    kind("one JSON array, not one object a line", "try `jq -c '.[]' FILE > FILE.jsonl`");
+    kind("one JSON array, not one object per line", "try `jq -c '.[]' FILE > FILE.jsonl`");
 pub(super) const JSON_SPREAD: Foreign =
-    kind("JSON with objects over several lines, not one a line", "try `jq -c . FILE > FILE.jsonl`");
+    kind("JSON with objects over several lines, not one per line", "try `jq -c . FILE > FILE.jsonl`");
 
 const UNZIP: Foreign = kind("a zip archive", "try unpacking it and preparing the folder");
 const TAR: Foreign = kind("a tar archive", "try `tar -xf FILE -C DIR` and the folder DIR");
 const ARCHIVE: Foreign = kind("an archive", "try unpacking it and preparing the folder");
 const OTHER_PACKING: Foreign =
-    kind("packed in a way that is not read", "try unpacking it, or packing it with gzip, zstd, xz or bzip2");
+    kind("packed in an unsupported format", "try unpacking it, or packing it with gzip, zstd, xz or bzip2");
 const LZ4: Foreign = kind("packed by lz4", "try `lz4 -d FILE`, or packing it with gzip, zstd, xz or bzip2");
 const ARROW: Foreign = kind(
     "an Arrow file, as the `datasets` library saves",
     "try Python's datasets.load_from_disk(DIR).to_parquet(FILE), and the Parquet file",
 );
-const TABLES: Foreign = kind("a table that is not read", "try writing it as Parquet or JSON Lines");
+const TABLES: Foreign = kind("a table in an unsupported format", "try writing it as Parquet or JSON Lines");
 const DATABASE: Foreign = kind("a database", "try writing its texts as Parquet or JSON Lines");
 const NUMPY: Foreign = kind(
     "a NumPy array",
-    "if it holds token ids: wgpt train --data FILE --data-format npy; else write its texts as JSON Lines",
+    "if it contains token ids: wgpt train --data FILE --data-format npy; else write its texts as JSON Lines",
 );
 const DOCUMENT: Foreign = kind("a document for reading or printing", "try saving its text as .txt in UTF-8");
-const MEDIA: Foreign = kind("an image, sound or film", "try files of text");
+const MEDIA: Foreign = kind("an image, sound or video", "try text files");
 const PICKLE: Foreign = kind("a pickle of Python or PyTorch", "try writing its texts as JSON Lines in Python");
-const PROGRAM: Foreign = kind("a program", "try files of text");
-const WEIGHTS: Foreign = kind("a model's weights", "try files of text; weights go to --init, --from or `wgpt convert`");
+const PROGRAM: Foreign = kind("a program", "try text files");
+const WEIGHTS: Foreign = kind("a model's weights", "try text files; weights go to --init, --from or `wgpt convert`");
 const SHARD: Foreign = kind("a token shard", "it is prepared already: wgpt train --data FILE");
 const LLMC: Foreign =
-    kind("a file of llm.c that holds no text", "try files of text; its HellaSwag goes to `wgpt eval --hellaswag`");
+    kind("a file of llm.c without text", "try text files; llm.c's HellaSwag goes to `wgpt eval --hellaswag`");
 const MEGATRON: Foreign = kind("an index of Megatron's token files", "try the texts that it was made from");
 const ENCRYPTED: Foreign = kind("encrypted Parquet", "try writing it without encryption");
-const LFS: Foreign = kind("a Git LFS pointer, the file itself is not here", "try `git lfs pull`");
+const LFS: Foreign = kind("a Git LFS pointer in place of the file", "try `git lfs pull`");
 pub(super) const BINARY: Foreign = kind(
     "binary data",
-    "if it holds token ids without a header, as nanoGPT's train.bin: wgpt train --data FILE --data-format u16",
+    "if it contains token ids without a header, like nanoGPT's train.bin: wgpt train --data FILE --data-format u16",
 );
 const UTF16: Foreign = kind("text in UTF-16", "try `iconv -f UTF-16 -t UTF-8 FILE > NEW.txt`");
 const UTF32: Foreign = kind("text in UTF-32", "try `iconv -f UTF-32 -t UTF-8 FILE > NEW.txt`");
 const OTHER_ENCODING: Foreign = kind("mostly not UTF-8", "if it is text: `iconv -f ENCODING -t UTF-8 FILE > NEW.txt`");
 
-/// Returns what to say of a kind; nothing of those that are read.
+/// Returns the description of an unsupported kind; `None` for supported kinds.
 fn of_kind(kind: Kind) -> Option<Foreign> {
     Some(match kind {
         Kind::Zip => UNZIP,
@@ -100,7 +100,8 @@ fn of_kind(kind: Kind) -> Option<Foreign> {
     })
 }
 
-/// First bytes that a text may have too: the file is of this kind if a NUL follows.
+/// First bytes that a text may also have: a file is of this kind only if it contains a NUL. Each entry has the bytes'
+/// offset.
 const LETTERS: [(usize, &[u8], Foreign); 10] = [
     (0, b"FEA1", ARROW),
     (0, b"ORC", TABLES),
@@ -114,10 +115,11 @@ const LETTERS: [(usize, &[u8], Foreign); 10] = [
     (0, b"MZ", PROGRAM),
 ];
 
-/// Tells the kind of a file that cannot be read, by its first bytes. `is_whole` says that it ends with them.
+/// Returns the unsupported kind of a file by its first bytes, if it is one. `is_whole` means that the file ends with
+/// them.
 pub(super) fn of(head: &[u8], is_whole: bool) -> Option<Foreign> {
     let begins = |(at, bytes, _): &&(usize, &[u8], Foreign)| head.get(*at..).is_some_and(|b| b.starts_with(bytes));
-    // a text may begin with these letters, but holds no NUL
+    // a text may begin with these letters, but has no NUL
     let known = Kind::of(head).filter(|kind| *kind != Kind::Gguf || head.contains(&0)).and_then(of_kind);
     let encoding = encoding::of(head, is_whole);
     let known = known.or_else(|| is_old_tar(head).then_some(TAR)).or_else(|| {
@@ -133,7 +135,7 @@ pub(super) fn of(head: &[u8], is_whole: bool) -> Option<Foreign> {
     })
 }
 
-/// Returns true for a tar archive of before 1988, which has no first bytes of its own, but a checksum.
+/// Returns whether a file is a tar archive from before 1988, which has a checksum but no magic.
 fn is_old_tar(head: &[u8]) -> bool {
     let Some(header) = head.get(..512) else { return false };
     let digits = header[148..156].iter().filter(|byte| byte.is_ascii_digit());
@@ -154,7 +156,7 @@ impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.packing {
             Packing::Plain => f.write_str(self.what),
-            packing => write!(f, "{} inside of {}", self.what, packing.name()),
+            packing => write!(f, "{} inside {}", self.what, packing.name()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Kinds of files, told by their first bytes. A name says something only where bytes do not: a table of commas is text
-//! too, and so is a line of JSON.
+//! Recognises kinds of files by their first bytes. A file's name matters only where the bytes are ambiguous:
+//! comma-separated values are also text, and so is a line of JSON.
 
 mod encoding;
 mod foreign;
@@ -25,15 +25,15 @@ use crate::error::{Error, Fault, Result};
 use crate::files::kind::without_bom;
 use crate::files::open;
 
-/// Bytes that are looked at, of a packed file after it is unpacked.
+/// Number of first bytes that decide the kind. For packed files, these are unpacked bytes.
 const LOOK_BYTES: u64 = 1 << 16;
 
-/// Contents that can be read.
+/// Supported contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines,
     /// A table with a column of texts.
     Parquet,
@@ -51,13 +51,13 @@ impl Format {
     }
 }
 
-/// A file whose first bytes were looked at.
+/// An open file whose kind has been recognised.
 pub struct Input {
-    /// The contents, or why they cannot be read.
+    /// The kind of contents, or the unsupported kind.
     pub content: Result<Format, Foreign>,
-    /// The packing around them.
+    /// The packing of the file.
     pub packing: Packing,
-    /// A doubt about contents that can be read.
+    /// A doubt about supported contents.
     pub doubt: Option<&'static str>,
     /// The first bytes, unpacked, without a byte order mark.
     pub head: Vec<u8>,
@@ -66,7 +66,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Opens a file. `taken` counts the bytes that are read of it, as they lie on disk.
+    /// Opens a file. `taken` counts the bytes read from disk, before unpacking.
     ///
     /// # Errors
     /// [`Error::Data`] if the file cannot be read, or its first bytes cannot be unpacked.
@@ -91,14 +91,14 @@ impl Input {
     }
 }
 
-/// Reads the first bytes: fewer than [`LOOK_BYTES`] if there are no more.
+/// Reads the first [`LOOK_BYTES`] bytes, or fewer if there are no more.
 fn look(input: &mut dyn Read) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     input.take(LOOK_BYTES).read_to_end(&mut head)?;
     Ok(head)
 }
 
-/// Tells what a file holds from its first bytes and its name, and says what is doubtful about it.
+/// Decides a file's kind from its first bytes and its name. Returns also a doubt about it, if there is one.
 fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreign>, Option<&'static str>) {
     let foreign = |kind: Foreign| (Err(Foreign { packing, ..kind }), None);
     let is_packed = packing != Packing::Plain;
@@ -114,12 +114,13 @@ fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreig
     }
     let shape = json::shape(head, is_whole);
     match foreign::of(head, is_whole) {
-        // NULs behind a line of JSON: the reader says in which line
+        // NULs after a line of JSON: the reader will name the broken line
         Some(foreign::BINARY) if shape == Shape::Lines && claim.ending != Ending::Text => {}
         Some(kind) => return foreign(kind),
         None => {}
     }
-    let doubt = (claim.is_packed && !is_packed).then_some("is not packed, as its name says, and is read as it is");
+    let doubt =
+        (claim.is_packed && !is_packed).then_some("is not packed, though its name says so, and is read as it is");
     match (claim.ending, shape) {
         (Ending::Parquet, _) => foreign(foreign::NO_PARQUET),
         (Ending::Table, _) => foreign(foreign::TABLE),
@@ -127,7 +128,8 @@ fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreig
         (Ending::Json | Ending::Other | Ending::None, Shape::Spread) => foreign(foreign::JSON_SPREAD),
         (Ending::Json, _) => (Ok(Format::Lines), doubt),
         (Ending::Text, Shape::Lines) => {
-            let text = "looks like JSON Lines and is read as text, as its name says: if it is, name it .jsonl";
+            let text =
+                "looks like JSON Lines but has the name of a text; to read it as JSON Lines, rename it to .jsonl";
             (Ok(Format::Text), Some(text))
         }
         (Ending::Text, _) => (Ok(Format::Text), doubt),
@@ -137,7 +139,7 @@ fn judge(head: &[u8], packing: Packing, claim: &Claim) -> (Result<Format, Foreig
     }
 }
 
-/// A file whose bytes are counted as they are read.
+/// A file that counts the bytes read.
 struct Counted {
     file: File,
     taken: Arc<AtomicU64>,

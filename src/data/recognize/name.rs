@@ -1,26 +1,26 @@
-//! Claims of file names, which count where the bytes leave a doubt.
+//! Claims of file names about contents, which decide where the bytes are ambiguous.
 
 use std::path::Path;
 
-/// Endings of packed files.
+/// Extensions of packed files.
 const PACKINGS: [&str; 9] = ["gz", "gzip", "zst", "zstd", "xz", "bz2", "bzip2", "lzma", "z"];
 
-/// The claim of a name.
+/// The claim of a file's name about its contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// It ends as packed files do.
+    /// Whether the name has the extension of a packed file.
     pub is_packed: bool,
-    /// The ending before that of a packing.
+    /// The extension, or the one before that of a packed file.
     pub ending: Ending,
 }
 
-/// An ending that says something about the contents.
+/// A class of extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Text,
     Json,
     Parquet,
-    /// Commas or tabs between columns: text too, if it were not for the name.
+    /// Comma- or tab-separated values, which without the name would be text.
     Table,
     Other,
     None,
@@ -44,7 +44,7 @@ impl Claim {
     }
 }
 
-/// Reasons for which a file of a folder is no data, by its name alone.
+/// Returns the reason why a file in a folder is not data, judged by its name alone.
 pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
     const DOCUMENTS: [&str; 13] = [
         "readme",
@@ -61,7 +61,7 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
         "dockerfile",
         "manifest",
     ];
-    const NOTES: [&str; 12] = [
+    const METADATA: [&str; 12] = [
         "dataset_info.json",
         "dataset_infos.json",
         "dataset_dict.json",
@@ -83,8 +83,8 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
         .any(|word| stem.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_'])));
     if name.starts_with('.') {
         Some("hidden")
-    } else if NOTES.contains(&name.as_str()) {
-        Some("a note of a program")
+    } else if METADATA.contains(&name.as_str()) {
+        Some("metadata")
     } else if is_document && matches!(ending, None | Some("txt" | "md" | "rst" | "cff" | "html")) {
         Some("documentation")
     } else {
@@ -92,7 +92,8 @@ pub(crate) fn is_about_data(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Returns true if a name has an ending that no kind of data has: a program or a page, when it holds text.
+/// Returns whether a name has an extension that data files do not have. Such a file with text is a program or a web
+/// page.
 pub(crate) fn is_strange(path: &Path) -> bool {
     Claim::of(path).ending == Ending::Other
 }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn files_about_data_are_no_data() {
+    fn files_about_data_are_not_data() {
         for (name, reason) in [
             ("a/README.md", Some("documentation")),
             ("LICENSE", Some("documentation")),
@@ -127,8 +128,8 @@ mod tests {
             ("chapter.md", None),
             ("book/intro.MD", None),
             (".gitattributes", Some("hidden")),
-            ("dataset_info.json", Some("a note of a program")),
-            ("state.json", Some("a note of a program")),
+            ("dataset_info.json", Some("metadata")),
+            ("state.json", Some("metadata")),
             ("notices.txt", None),
             ("license_texts.jsonl", None),
             ("changes.parquet", None),

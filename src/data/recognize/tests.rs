@@ -37,7 +37,7 @@ fn bytes_win_over_names() {
 #[test]
 fn json_lines_in_a_text_file_are_doubted() {
     let (content, doubt) = judged("a.txt", b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
-    assert!(content == Ok(Format::Text) && doubt.unwrap().contains("name it .jsonl"));
+    assert!(content == Ok(Format::Text) && doubt.unwrap().contains("rename it to .jsonl"));
     let (content, doubt) = judged("a.jsonl.gz", b"{\"text\":\"a\"}\n");
     assert!(content == Ok(Format::Lines) && doubt.unwrap().contains("is not packed"));
     assert_eq!(judged("a.txt", b"text").1, None);
@@ -60,15 +60,15 @@ fn other_kinds_are_refused_with_what_to_do() {
         ("x.tar", &tar, "a tar archive", "tar -xf"),
         ("x.tar", &old_tar, "a tar archive", "tar -xf"),
         ("x.lz4", b"\x04\x22\x4d\x18\x64\x40", "packed by lz4", "lz4 -d"),
-        ("x.lzma", b"\x5d\0\0\x80\0\xff\xff", "packed in a way", "unpacking"),
+        ("x.lzma", b"\x5d\0\0\x80\0\xff\xff", "packed in an unsupported format", "unpacking"),
         ("x.arrow", b"ARROW1\0\0\xff\xff\xff\xff", "an Arrow file", "to_parquet"),
         ("x.arrow", b"\xff\xff\xff\xff\xa8\0\0\0", "an Arrow file", "to_parquet"),
         ("x.npy", b"\x93NUMPY\x01\0v\0{'descr'", "a NumPy array", "--data-format npy"),
         ("x.csv", b"id,text\n1,a\n", "a table of comma", "to_parquet"),
         ("x.tsv", b"id\ttext\n", "a table of comma", "to_parquet"),
-        ("x.avro", b"Obj\x01\x04\x16avro.schema\0", "a table that is not read", "Parquet"),
-        ("x.orc", b"ORC\0\x08", "a table that is not read", "Parquet"),
-        ("x.h5", b"\x89HDF\r\n\x1a\n\0", "a table that is not read", "Parquet"),
+        ("x.avro", b"Obj\x01\x04\x16avro.schema\0", "a table in an unsupported format", "Parquet"),
+        ("x.orc", b"ORC\0\x08", "a table in an unsupported format", "Parquet"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n\0", "a table in an unsupported format", "Parquet"),
         ("x.db", b"SQLite format 3\0\x10", "a database", "Parquet"),
         ("x.pdf", b"%PDF-1.7\n%\xe2\xe3", "a document", ".txt"),
         ("x.png", b"\x89PNG\r\n\x1a\n\0\0", "an image", "text"),
@@ -91,7 +91,7 @@ fn other_kinds_are_refused_with_what_to_do() {
             "a Git LFS pointer",
             "git lfs pull",
         ),
-        ("x.parquet", b"<html>not found</html>", "no Parquet", "downloaded whole"),
+        ("x.parquet", b"<html>not found</html>", "not Parquet", "downloaded whole"),
         ("x.parquet", b"", "empty", "copied whole"),
         ("x.jsonl.gz", b"", "empty", "copied whole"),
         ("x.json", b"[{\"text\":\"a\"},\n{\"text\":\"b\"}]", "one JSON array", "jq -c '.[]'"),
@@ -107,14 +107,14 @@ fn other_kinds_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn what_is_inside_of_a_packing_is_named() {
+fn contents_of_packed_files_are_named() {
     let judged = |bytes: &[u8]| judge(bytes, Packing::Gzip, &Claim::of(Path::new("x.gz"))).0;
     let said = |bytes: &[u8]| judged(bytes).expect_err("refused").refused("x.gz").to_string();
-    assert!(said(b"PAR1..").contains("is Parquet inside of gzip"));
+    assert!(said(b"PAR1..").contains("is Parquet inside gzip"));
     assert!(said(b"\x1f\x8b\x08").contains("is packed a second time"));
     let mut tar = [0; 600];
     tar[257..262].copy_from_slice(b"ustar");
-    assert!(said(&tar).contains("is a tar archive inside of gzip"));
+    assert!(said(&tar).contains("is a tar archive inside gzip"));
     assert_eq!(judged(b"text"), Ok(Format::Text));
     assert_eq!(judged(b"{\"text\":\"a\"}\n"), Ok(Format::Lines));
     assert_eq!(judged(b""), Ok(Format::Text));

@@ -1,4 +1,4 @@
-//! What a model's tokenizer files define: a vocabulary, merges, and how text is split before them.
+//! The definition in a model's tokenizer files: a vocabulary, merges, and the splitting of text before merging.
 
 use std::collections::BTreeMap;
 
@@ -10,44 +10,44 @@ use crate::formats::tokenizer_folder::{
     ADDED, FOREIGN, GENERATION, PAIRS, SETTINGS, SPECIAL, TOKENIZER, TokenizerFiles,
 };
 
-/// Ids at most: shards hold 16 bits a token.
+/// Largest number of ids: shards have 16 bits per token.
 const MOST_IDS: u64 = 1 << 16;
 
-/// A token beside those of the merges.
+/// A token in addition to those of the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Added {
-    /// Its spelling in texts.
+    /// Spelling of the token in texts.
     pub content: String,
-    /// True for marks such as end of text, which no text gives.
+    /// Whether it is a mark, such as end of text, which text never encodes to.
     pub special: bool,
-    /// True if it takes in whitespace beside it.
+    /// Whether its match in a text depends on the surrounding characters or includes adjacent whitespace.
     pub strips: bool,
 }
 
 /// A byte-level byte pair encoding.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Definition {
-    /// Ids of the vocabulary, as printable characters.
+    /// Ids of the vocabulary by token, spelled in printable characters.
     pub vocab: BTreeMap<String, u32>,
-    /// Pairs that are merged, the earliest first.
+    /// Pairs to merge, the earliest first.
     pub merges: Vec<[String; 2]>,
-    /// Further tokens by id.
+    /// Additional tokens by id.
     pub added: BTreeMap<u32, Added>,
-    /// Changes the text first; null for none.
+    /// The normalizer, which changes the text first; null for none.
     pub normalizer: Value,
-    /// Splits the text into words.
+    /// The pre-tokenizer, which splits the text into words.
     pub pre_tokenizer: Value,
-    /// The same for the rest of a text that began earlier: no space is put before it.
+    /// The pre-tokenizer for the rest of a text that began earlier: it does not prepend a space.
     pub continued: Value,
-    /// True if a text that begins without a space is given one.
+    /// Whether a space is prepended to a text that does not begin with one.
     pub prefix_space: bool,
-    /// The id that ends a text.
+    /// Id of end of text.
     pub end: u32,
-    /// All of it, for the `tokenizers` library.
+    /// The whole definition, for the `tokenizers` library.
     pub json: Value,
 }
 
-/// Returns the beginning of a part of a file, for messages.
+/// Returns the first 80 characters of a part of a file, for messages.
 fn shown(part: impl std::fmt::Display) -> String {
     let text = part.to_string();
     let start: String = text.chars().take(80).collect();
@@ -58,7 +58,7 @@ fn no(what: impl Into<String>) -> Fault {
     Fault::from(what.into()).expected("a byte-level BPE of at most 65,536 ids, such as GPT-2's")
 }
 
-/// Names the place of a fault that has none.
+/// Adds a place to a fault that has none.
 fn placed(fault: Fault, place: String) -> Fault {
     if fault.place.is_empty() { fault.within(place) } else { fault }
 }
@@ -67,7 +67,7 @@ impl Definition {
     /// Reads the definition.
     ///
     /// # Errors
-    /// Why it cannot be used, with the file's name as its place.
+    /// The reason why the tokenizer is not supported, with the file's name as its place.
     pub(super) fn read(files: &TokenizerFiles) -> Result<Self, Fault> {
         let place = |name: &str| files.dir().join(name).display().to_string();
         if files.get(TOKENIZER).is_some() {
@@ -80,8 +80,8 @@ impl Definition {
                     let value = of_pair(files.json(vocab)?, pairs, files)?;
                     return Self::of_json(value, files).map_err(|fault| placed(fault, place(vocab)));
                 }
-                (Some(_), None) => return Err(no(format!("is there without {merges}")).within(place(vocab))),
-                (None, Some(_)) => return Err(no(format!("is there without {vocab}")).within(place(merges))),
+                (Some(_), None) => return Err(no(format!("exists without {merges}")).within(place(vocab))),
+                (None, Some(_)) => return Err(no(format!("exists without {vocab}")).within(place(merges))),
                 (None, None) => {}
             }
         }
@@ -104,7 +104,7 @@ impl Definition {
             return Err(no("a BPE tokenizer that does not merge bytes"));
         }
         if !plain("continuing_subword_prefix") || model["dropout"].as_f64().is_some_and(|d| d > 0.0) {
-            return Err(no("a BPE tokenizer with a prefix inside of words or with dropout"));
+            return Err(no("a BPE tokenizer with a prefix within words or with dropout"));
         }
         let vocab = ids(&model["vocab"])?;
         if json["normalizer"].to_string().contains("\"Precompiled\"") {
@@ -114,7 +114,7 @@ impl Definition {
         let mut added = added(&json["added_tokens"])?;
         unique(&vocab, &added)?;
         let end = end_of_text(files, &vocab, &added)?;
-        // no text may give it
+        // no text may encode to end of text
         added.entry(end).and_modify(|token| token.special = true);
         let listed = json.get_mut("added_tokens").and_then(Value::as_array_mut);
         for token in listed.into_iter().flatten().filter(|token| token["id"] == end) {
@@ -128,7 +128,7 @@ impl Definition {
         let prefix_space = take_prefix_spaces(&mut continued);
         let pre_tokenizer = json["pre_tokenizer"].clone();
         json["model"]["dropout"] = Value::Null;
-        // nothing is added to a text, cut off or filled up
+        // do not add to, truncate or pad texts
         for key in ["truncation", "padding", "post_processor"] {
             json[key] = Value::Null;
         }
@@ -136,9 +136,9 @@ impl Definition {
         Ok(Self { vocab, merges, added, normalizer, pre_tokenizer, continued, prefix_space, end, json })
     }
 
-    /// True if it is GPT-2's, to the id.
+    /// Returns whether it is exactly GPT-2's tokenizer.
     pub(super) fn is_gpt2(&self) -> bool {
-        // GPT-2's merges take a while to make: they are made for what may be them
+        // computing GPT-2's merges takes a while, so this first rules out other tokenizers
         if !self.splits_as_gpt2() || self.prefix_space || self.merges.len() != 50_000 {
             return false;
         }
@@ -146,7 +146,7 @@ impl Definition {
         self.is_plain(tokens, 50_256) && self.merges == *merges && self.json["model"]["ignore_merges"] != true
     }
 
-    /// True if ids 0 to 255 are the bytes, 256 is end of text, and nothing is merged.
+    /// Returns whether ids 0 to 255 are the bytes, 256 is end of text, and nothing is merged.
     pub(super) fn is_bytes(&self) -> bool {
         let bytes: Vec<String> = (0..=255).map(|byte| spell(&[byte])).collect();
         // nothing is merged, so it does not matter whether ByteLevel splits
@@ -154,7 +154,7 @@ impl Definition {
         self.merges.is_empty() && plain && self.is_plain(&bytes, 256)
     }
 
-    /// True if the vocabulary is `tokens` in order and end of text with the id `end`, and that alone.
+    /// Returns whether the vocabulary consists of exactly `tokens` in order and end of text with the id `end`.
     fn is_plain(&self, tokens: &[String], end: u32) -> bool {
         let marks = self.vocab.get(END_OF_TEXT).is_none_or(|id| *id == end)
             && self.added.iter().all(|(id, token)| *id == end && token.content == END_OF_TEXT);
@@ -165,21 +165,22 @@ impl Definition {
             && tokens.iter().zip(0..).all(|(token, id)| self.vocab.get(token) == Some(&id))
     }
 
-    /// True if text is split into words by GPT-2's pattern, and changed in no way.
+    /// Returns whether text is split into words by GPT-2's pattern and not changed.
     pub(super) fn splits_as_gpt2(&self) -> bool {
         self.normalizer.is_null()
             && self.pre_tokenizer["type"] == "ByteLevel"
             && self.pre_tokenizer["use_regex"].as_bool().unwrap_or(true)
     }
 
-    /// Everything that decides the ids of a text, in one order: the same for files of either form.
+    /// Returns a canonical text of everything that determines the ids of a text. It is the same for both forms of
+    /// files.
     pub(super) fn canonical(&self) -> String {
         let marks = self.added.iter().map(|(id, token)| (*id, &token.content));
         let tokens: BTreeMap<u32, &String> = self.vocab.iter().map(|(token, id)| (*id, token)).chain(marks).collect();
         let found: Vec<_> = self.added.iter().filter(|(_, t)| !t.special).map(|(id, t)| (id, t.strips)).collect();
         let model = &self.json["model"];
         let mut pre_tokenizer = self.pre_tokenizer.clone();
-        // says where a word stands in its text, which nobody asks for here
+        // affects only the offsets of words, which are not used here
         forget(&mut pre_tokenizer, "trim_offsets");
         let rest = json!([
             self.normalizer,
@@ -202,7 +203,7 @@ fn forget(part: &mut Value, key: &str) {
     }
 }
 
-/// Sets every `add_prefix_space` to false; returns true if one of them was true.
+/// Sets every `add_prefix_space` to false. Returns whether one of them was true.
 fn take_prefix_spaces(part: &mut Value) -> bool {
     let mut was = false;
     if part["type"] == "ByteLevel" {
@@ -216,7 +217,7 @@ fn take_prefix_spaces(part: &mut Value) -> bool {
     was
 }
 
-/// `vocab.json` and `merges.txt` as `tokenizer.json` would say it.
+/// Returns `vocab.json` and `merges.txt` in the form of `tokenizer.json`.
 fn of_pair(vocab: Value, merges: &[u8], files: &TokenizerFiles) -> Result<Value, Fault> {
     let text = std::str::from_utf8(merges).map_err(|_| no("its merges are not UTF-8"))?;
     let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with("#version"));
@@ -257,7 +258,7 @@ fn of_pair(vocab: Value, merges: &[u8], files: &TokenizerFiles) -> Result<Value,
     }))
 }
 
-/// Spellings of special tokens.
+/// Returns the spellings of special tokens.
 fn special_names(files: &TokenizerFiles) -> Result<Vec<String>, Fault> {
     let mut names = vec![END_OF_TEXT.to_owned()];
     for file in [SPECIAL, SETTINGS] {
@@ -268,7 +269,7 @@ fn special_names(files: &TokenizerFiles) -> Result<Vec<String>, Fault> {
     Ok(names)
 }
 
-/// A token is named by its spelling, or by an object that holds it.
+/// Returns the spelling of a token, which is given as text or as an object with the text.
 fn spelling(token: &Value) -> Option<String> {
     token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
 }
@@ -285,14 +286,14 @@ fn end_of_text(
     let (settings, special) = (files.json(SETTINGS)?, files.json(SPECIAL)?);
     let named = [settings, special].iter().find_map(|value| id_of(&spelling(&value["eos_token"])?));
     let generation = files.json(GENERATION)?;
-    let told = || {
+    let from_generation = || {
         let value = &generation["eos_token_id"];
         let id = value.as_u64().or_else(|| value[0].as_u64()).and_then(|id| u32::try_from(id).ok())?;
         (added.contains_key(&id) || vocab.values().any(|other| *other == id)).then_some(id)
     };
     let usual = || [END_OF_TEXT, "</s>", "<eos>", "[EOS]"].into_iter().find_map(id_of);
-    named.or_else(told).or_else(usual).ok_or_else(|| {
-        Fault::from("no end of text").expected(format!("`eos_token` in {SETTINGS}, which stands between documents"))
+    named.or_else(from_generation).or_else(usual).ok_or_else(|| {
+        Fault::from("no end of text").expected(format!("`eos_token` in {SETTINGS}, which separates documents"))
     })
 }
 
@@ -307,7 +308,7 @@ fn ids(vocab: &Value) -> Result<BTreeMap<String, u32>, Fault> {
     entries.collect()
 }
 
-/// Merges are pairs of strings, or lines with a space between.
+/// Parses merges, which are pairs of strings, or strings with a space between the pair.
 fn pairs(merges: &Value) -> Result<Vec<[String; 2]>, Fault> {
     let list = merges.as_array().ok_or_else(|| no("no merges"))?;
     if list.len() as u64 > MOST_IDS {
@@ -335,7 +336,7 @@ fn added(tokens: &Value) -> Result<BTreeMap<u32, Added>, Fault> {
     tokens.collect()
 }
 
-/// Two tokens of one id could not be told apart.
+/// Checks that no two tokens have the same id, which could not be decoded.
 fn unique(vocab: &BTreeMap<String, u32>, added: &BTreeMap<u32, Added>) -> Result<(), Fault> {
     let mut seen = std::collections::HashMap::new();
     let all = vocab.iter().map(|(token, id)| (token, *id)).chain(added.iter().map(|(id, t)| (&t.content, *id)));
@@ -351,7 +352,7 @@ fn unique(vocab: &BTreeMap<String, u32>, added: &BTreeMap<u32, Added>) -> Result
     Ok(())
 }
 
-/// True if a part of the tokenizer, or of a sequence of parts, works on bytes.
+/// Returns whether a part of the tokenizer, or one in a sequence of parts, works on bytes.
 fn mentions_bytes(part: &Value) -> bool {
     let inner = ["pretokenizers", "normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array());
     part["type"] == "ByteLevel" || inner.flatten().any(mentions_bytes)

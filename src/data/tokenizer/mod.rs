@@ -1,4 +1,4 @@
-//! Text to token ids and back: GPT-2's byte pair encoding, plain bytes, or a model's own byte pair encoding.
+//! Converts text to token ids and back: GPT-2's byte pair encoding, plain bytes, or a model's own byte pair encoding.
 
 mod definition;
 mod name;
@@ -26,23 +26,23 @@ pub use own::Own;
 use pieces::PIECE_BYTES;
 pub(crate) use pieces::{Cuts, UNBROKEN_BYTES};
 
-/// A way to make token ids of text. All ids fit in 16 bits, as shard files need.
+/// A tokenizer. All its ids fit in 16 bits, as shards require.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Tokenizer {
-    /// GPT-2's byte pair encoding: 50,257 ids, the last of them end of text.
+    /// GPT-2's byte pair encoding: 50,257 ids, of which the last is end of text.
     #[default]
     Gpt2,
-    /// Ids 0 to 255 are the bytes themselves, 256 is end of text.
+    /// Plain bytes: ids 0 to 255 are the bytes, 256 is end of text.
     Bytes,
-    /// A model's own.
+    /// A model's own tokenizer.
     Own(Arc<Own>),
 }
 
-/// The spelling of end of text where it is decoded.
+/// The spelling of a decoded end of text.
 const END_OF_TEXT: &[u8] = b"<|endoftext|>";
 
 impl Tokenizer {
-    /// Returns the tokenizer that files define: GPT-2's and plain bytes are recognised.
+    /// Returns the tokenizer that files define. Recognises GPT-2's and plain bytes.
     #[must_use]
     pub fn of_files(files: TokenizerFiles) -> Self {
         match Definition::read(&files) {
@@ -52,7 +52,7 @@ impl Tokenizer {
         }
     }
 
-    /// Returns the number of ids V. Nothing is known of a tokenizer that cannot be used: then it is 0.
+    /// Returns the number of ids V; 0 for an unusable tokenizer, whose ids are unknown.
     #[must_use]
     pub fn vocab(&self) -> usize {
         match self {
@@ -62,7 +62,7 @@ impl Tokenizer {
         }
     }
 
-    /// Returns the id that stands before every document; of a tokenizer that cannot be used, 65,535.
+    /// Returns the id of end of text, which is put before every document; 65,535 for an unusable tokenizer.
     #[must_use]
     pub fn end_of_text(&self) -> u16 {
         match self {
@@ -72,7 +72,7 @@ impl Tokenizer {
         }
     }
 
-    /// Returns the name in files: `gpt2`, `bytes` or `own`.
+    /// Returns the name that files record: `gpt2`, `bytes` or `own`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -82,8 +82,8 @@ impl Tokenizer {
         }
     }
 
-    /// Returns a text that two tokenizers share only if they give the same ids: the name, and for a model's own
-    /// tokenizer a hash of what it does.
+    /// Returns a text that is equal for two tokenizers only if they give the same ids: the name, and for a model's own
+    /// tokenizer a hash of its definition.
     #[must_use]
     pub fn identity(&self) -> String {
         match self {
@@ -92,28 +92,28 @@ impl Tokenizer {
         }
     }
 
-    /// Fails if text cannot be encoded with it: only ids work then.
+    /// Fails if the tokenizer is unusable: then it cannot encode text.
     ///
     /// # Errors
-    /// [`Error::Data`] naming its file and what is the matter.
+    /// [`Error::Data`] naming the tokenizer's file and the reason.
     pub fn check(&self) -> Result<()> {
         if let Self::Own(own) = self { own.check() } else { Ok(()) }
     }
 
-    /// Returns where a text may be cut without a change of its ids.
+    /// Returns the rule for places at which a text may be cut without changing its ids.
     pub(crate) fn cuts(&self) -> Cuts {
         if let Self::Own(own) = self { own.cuts() } else { Cuts::BeforeSpace }
     }
 
-    /// Returns what a model's folder says about it; ids outside a model's `vocab` are left out.
+    /// Returns the entries about this tokenizer for a model's config.json, without ids outside the model's `vocab`.
     #[must_use]
     pub fn info(&self, vocab: usize) -> ModelInfo {
         let end = Some(u32::from(self.end_of_text())).filter(|id| (*id as usize) < vocab);
         ModelInfo { tokenizer: Some(self.name().to_owned()), bos: end, eos: end }
     }
 
-    /// Returns its tokens for layouts that hold a tokenizer themselves; `None` if it cannot be used there: it splits or
-    /// changes text in another way than GPT-2's.
+    /// Returns the tokens for file layouts that include a tokenizer; `None` if the tokenizer splits or changes text in
+    /// another way than GPT-2's, which those layouts cannot express.
     #[must_use]
     pub fn vocabulary(&self) -> Option<Vocabulary> {
         match self {
@@ -122,8 +122,8 @@ impl Tokenizer {
         }
     }
 
-    /// Writes its files into a model's folder, in place of those of another; false if the model's vocabulary is smaller
-    /// than the tokenizer's, and no files are written.
+    /// Writes the tokenizer's files into a model's folder and removes those of another tokenizer. Returns false,
+    /// without writing files, if the model's vocabulary is smaller than the tokenizer's.
     ///
     /// # Errors
     /// [`Error::Output`] naming the file if writing fails.
@@ -132,27 +132,27 @@ impl Tokenizer {
             Self::Own(own) => own.files().write(dir).map(|()| true),
             _ => {
                 let written = tokenizer_files::write(dir, self.name(), config)?;
-                let own = |name: &str| written && tokenizer_files::of(self.name()).contains(&name);
+                let own = |name: &str| written && tokenizer_files::file_names(self.name()).contains(&name);
                 remove_others(dir, own).map(|()| written)
             }
         }
     }
 
-    /// Returns the ids of a text. Nothing is added, and the spelling of end of text is text like any other.
+    /// Returns the ids of a text. Nothing is added, and the spelling of end of text is encoded as ordinary text.
     ///
-    /// Bytes that are not UTF-8 become U+FFFD; `bytes` takes them as they are.
+    /// Bytes that are not UTF-8 become U+FFFD; the tokenizer `bytes` encodes them unchanged.
     ///
     /// # Errors
-    /// [`Error::Data`] if it is a model's own tokenizer that cannot be used, see [`check`](Self::check).
+    /// [`Error::Data`] if the tokenizer is unusable, see [`check`](Self::check).
     pub fn encode(&self, text: impl AsRef<[u8]>) -> Result<Vec<u16>> {
         self.encode_counted(text.as_ref()).map(|(ids, _)| ids)
     }
 
-    /// Returns the ids of a text as [`encode`](Self::encode) does, and the number of invalid UTF-8 sequences
-    /// that were replaced and of stretches that the vocabulary has no bytes for.
+    /// Returns the ids of a text as [`encode`](Self::encode) does, and the number of replaced places: invalid UTF-8
+    /// sequences, and stretches of bytes that the vocabulary lacks.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// Those of [`encode`](Self::encode).
     pub fn encode_counted(&self, text: &[u8]) -> Result<(Vec<u16>, usize)> {
         Ok(match self {
             Self::Bytes => (text.iter().map(|&byte| u16::from(byte)).collect(), 0),
@@ -164,11 +164,11 @@ impl Tokenizer {
         })
     }
 
-    /// Appends the ids of a text, or of the rest of one that began earlier, on this thread alone; returns the number of
-    /// places that were replaced.
+    /// Appends the ids of a text, or of the rest of a text that began earlier, using this thread alone. Returns the
+    /// number of replaced places.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// Those of [`encode`](Self::encode).
     pub(crate) fn encode_into(&self, text: &[u8], begins: bool, ids: &mut Vec<u16>) -> Result<usize> {
         let valid = match self {
             Self::Bytes => {
@@ -188,9 +188,9 @@ impl Tokenizer {
         Ok(lost + replaced(text))
     }
 
-    /// Returns the bytes of a sequence of ids. GPT-2's and the byte tokenizer's end of text is written out as
-    /// `<|endoftext|>`, an id outside the vocabulary as U+FFFD: a model may have more rows than its tokenizer has ids,
-    /// and a sample should not fail for it.
+    /// Returns the bytes of a sequence of ids. End of text of GPT-2's and the byte tokenizer becomes `<|endoftext|>`.
+    /// An id outside the vocabulary becomes U+FFFD: a model may have more rows than its tokenizer has ids, and a sample
+    /// should not fail because of that.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut out = Vec::with_capacity(ids.len() * 4);
@@ -229,7 +229,7 @@ impl std::fmt::Display for Tokenizer {
     }
 }
 
-/// GPT-2's ids of a text, encoded in parallel pieces of some `piece_bytes`.
+/// Returns GPT-2's ids of a text, encoded in parallel in pieces of some `piece_bytes`.
 fn encode_gpt2(text: &str, piece_bytes: usize) -> Vec<u16> {
     let encoded: Vec<Vec<u16>> = Cuts::BeforeSpace
         .pieces(text, piece_bytes)
@@ -243,9 +243,9 @@ fn encode_gpt2(text: &str, piece_bytes: usize) -> Vec<u16> {
     encoded.concat()
 }
 
-/// Appends the ids of one piece, which is at most [`UNBROKEN_BYTES`] long where no cut could be made.
+/// Appends the ids of one piece. A piece without places to cut has at most [`UNBROKEN_BYTES`].
 fn encode_piece(piece: &str, ids: &mut Vec<u16>) {
-    // a word of half a megabyte needs some 60 bytes a byte while it is merged, so only one at a time may be
+    // merging a word of half a megabyte needs some 60 bytes of memory per byte, so only one thread may do it at a time
     static LONG_WORDS: Mutex<()> = Mutex::new(());
     let _turn = (piece.len() >= 2 * PIECE_BYTES).then(|| LONG_WORDS.lock().unwrap_or_else(PoisonError::into_inner));
     let bpe = tiktoken_rs::r50k_base_singleton();

@@ -1,4 +1,4 @@
-//! Tokenizers as people name them.
+//! Names of tokenizers in flags and recipes.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -9,21 +9,21 @@ use crate::error::{Error, Fault, Result};
 use crate::files::path_text;
 use crate::formats::tokenizer_folder::{TOKENIZER, TokenizerFiles};
 
-/// A tokenizer as flags and recipes name it.
+/// The name of a tokenizer in flags and recipes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenizerName {
     /// `gpt2`.
     Gpt2,
     /// `bytes`.
     Bytes,
-    /// `own`: the one in the folder of the run that the recipe describes.
+    /// `own`: the tokenizer in the folder of the run that the recipe describes.
     Own,
     /// A folder with a tokenizer's files, or the `tokenizer.json` in it.
     Folder(PathBuf),
 }
 
 impl TokenizerName {
-    /// Returns the name of a tokenizer; a model's own is named by the folder of its files.
+    /// Returns the name of a tokenizer. A model's own tokenizer is named by the folder of its files.
     #[must_use]
     pub fn of(tokenizer: &Tokenizer) -> Self {
         match tokenizer {
@@ -33,23 +33,24 @@ impl TokenizerName {
         }
     }
 
-    /// Returns the name in a run's configuration, which keeps the files beside it: `own` in place of a folder.
+    /// Returns the name for a run's configuration, where `own` replaces a folder because the run keeps a copy of the
+    /// files.
     #[must_use]
     pub fn kept(self) -> Self {
         if matches!(self, Self::Folder(_)) { Self::Own } else { self }
     }
 
-    /// Returns the name with `own` replaced by a folder.
+    /// Returns the name, with `own` replaced by the folder `dir`.
     #[must_use]
     pub fn in_folder(self, dir: &Path) -> Self {
         if self == Self::Own { Self::Folder(dir.to_owned()) } else { self }
     }
 
-    /// Reads the tokenizer, which may be one that cannot be used for text: see [`Tokenizer::check`].
+    /// Reads the tokenizer, which may be unusable for text: see [`Tokenizer::check`].
     ///
     /// # Errors
     /// [`Error::Usage`] for `own` without a folder, or a name that is neither known nor a path; [`Error::Data`] if the
-    /// folder holds no tokenizer.
+    /// folder does not exist or contains no tokenizer.
     pub fn open(&self) -> Result<Tokenizer> {
         let place = "--tokenizer";
         match self {
@@ -58,13 +59,13 @@ impl TokenizerName {
                 let folder = Path::new(tokenizer.name());
                 if folder.is_dir() && TokenizerFiles::read(folder)?.is_some_and(|f| Tokenizer::of_files(f) != tokenizer)
                 {
-                    log::warn!("{place} {tokenizer}: taken by name; for the folder that is here: ./{tokenizer}");
+                    log::warn!("{place} {tokenizer}: taken as a name; to use the folder of this name: ./{tokenizer}");
                 }
                 Ok(tokenizer)
             }
             Self::Own => {
                 let fault = Fault::at(place, "`own` names no files").expected("gpt2, bytes or a folder");
-                Err(Error::usage(fault.advice("name the folder that holds tokenizer.json")))
+                Err(Error::usage(fault.advice("try the folder that contains tokenizer.json")))
             }
             Self::Folder(path) => open_folder(path),
         }
@@ -75,7 +76,7 @@ fn open_folder(path: &Path) -> Result<Tokenizer> {
     let wanted = "gpt2, bytes or a folder with tokenizer.json, or vocab.json and merges.txt";
     let name = path.display();
     if !path.exists() {
-        let fault = Fault::at("--tokenizer", format!("`{name}` is no tokenizer that is known, and no such folder"));
+        let fault = Fault::at("--tokenizer", format!("`{name}` is neither a known tokenizer nor a folder"));
         let is_path = path.components().count() > 1;
         let fault = fault.expected(wanted);
         return Err(if is_path { Error::data(fault) } else { Error::usage(fault) });
@@ -87,7 +88,7 @@ fn open_folder(path: &Path) -> Result<Tokenizer> {
         Some(name) if name.ends_with(".json") => return Ok(Tokenizer::of_files(TokenizerFiles::of_file(path)?)),
         _ => None,
     };
-    let none = || Error::data(Fault::at(path.display(), "holds no tokenizer").expected(wanted));
+    let none = || Error::data(Fault::at(path.display(), "contains no tokenizer").expected(wanted));
     let files = TokenizerFiles::read(inside.ok_or_else(&none)?)?.ok_or_else(&none)?;
     Ok(Tokenizer::of_files(files))
 }
@@ -140,7 +141,7 @@ mod tests {
         assert!(matches!("".parse::<TokenizerName>(), Err(Error::Usage(_))));
         let open = |name: &str| name.parse::<TokenizerName>().unwrap().open();
         assert_eq!(open("bytes").unwrap(), Tokenizer::Bytes);
-        // a word is taken for a name that is mistyped, a path for files that are missing
+        // a word counts as a mistyped name, a path as missing files
         assert!(matches!(open("bpe"), Err(Error::Usage(_))));
         assert!(matches!(open("own"), Err(Error::Usage(_))));
         assert!(matches!(open("no/such/folder"), Err(Error::Data(_))));

@@ -1,4 +1,4 @@
-//! The tokenizer that a model was trained with, and how it is known.
+//! The tokenizer that a model was trained with, and the evidence for it.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use crate::formats::tokenizer_folder::TokenizerFiles;
 /// The tokenizer of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelTokenizer {
-    /// The model's folder tells it: by its tokenizer files, or by `wgpt_tokenizer` in its config.json.
+    /// Known from the tokenizer files in the model's folder, or from `wgpt_tokenizer` in its config.json.
     Known(Tokenizer),
-    /// GPT-2's, because the model has as many ids as GPT-2 and nothing else tells.
+    /// GPT-2's, because the model has as many ids as GPT-2 and there is no other evidence.
     Assumed,
-    /// Nothing tells it, for the reason given.
+    /// Unknown, for the reason given.
     Unknown(String),
 }
 
 impl ModelTokenizer {
-    /// Returns the tokenizer of the model in `dir`, which says `info` of itself: that of the files in the folder, else
-    /// the one that `info` names, else GPT-2's for a `vocab` of 50,257.
+    /// Returns the tokenizer of the model in `dir`, whose config.json gives `info`: the tokenizer that the files in the
+    /// folder define, else the one that `info` names, else GPT-2's if `vocab` is 50,257.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file that cannot be read.
+    /// [`Error::Data`] naming a file that cannot be read.
     pub fn of_folder(dir: &Path, info: &ModelInfo, vocab: usize) -> Result<Self> {
         Ok(match TokenizerFiles::read(dir)? {
             Some(files) => Self::Known(Tokenizer::of_files(files)),
@@ -37,14 +37,14 @@ impl ModelTokenizer {
         match info.tokenizer.as_deref() {
             Some("gpt2") => Self::Known(Tokenizer::Gpt2),
             Some("bytes") => Self::Known(Tokenizer::Bytes),
-            Some("own") => Self::Unknown("it has a tokenizer of its own, whose files are missing".into()),
+            Some("own") => Self::Unknown("the files of its own tokenizer are missing".into()),
             Some(name) => Self::Unknown(format!("unknown tokenizer `{}` in its config.json", name.escape_debug())),
             None if vocab == Tokenizer::Gpt2.vocab() => Self::Assumed,
             None => Self::Unknown(format!("no tokenizer is known for a vocabulary of {vocab}")),
         }
     }
 
-    /// Returns the tokenizer, if there is one.
+    /// Returns the tokenizer, if it is known or assumed.
     #[must_use]
     pub fn get(&self) -> Option<Tokenizer> {
         match self {
@@ -54,11 +54,11 @@ impl ModelTokenizer {
         }
     }
 
-    /// Returns a tokenizer for texts of a model at `place` of `vocab` ids: the one that is `given`, else the model's.
+    /// Returns the tokenizer for texts of the model at `place` with `vocab` ids: the `given` one, else the model's.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the model has another tokenizer than the one given, or fewer ids; [`Error::Data`] if none is
-    /// known, or it cannot be used.
+    /// [`Error::Usage`] if the model has another tokenizer than the given one, or fewer ids; [`Error::Data`] if no
+    /// tokenizer is known, or it is unusable.
     pub fn for_text(&self, place: &str, given: Option<&Tokenizer>, vocab: usize) -> Result<Tokenizer> {
         if let Some(given) = given {
             self.agree(given, "--tokenizer", place)?;
@@ -81,7 +81,8 @@ impl ModelTokenizer {
         }
     }
 
-    /// Fails if the model at `place` is known to have another tokenizer than `other`, which `whose` names.
+    /// Fails if the model at `place` is known to have another tokenizer than `other`, whose place `whose` is named in
+    /// the error.
     ///
     /// # Errors
     /// [`Error::Usage`] with both names.
@@ -92,29 +93,29 @@ impl ModelTokenizer {
         }
     }
 
-    /// Fails if data, whose tokenizer the file `noted_at` notes, and the model at `place` are of two tokenizers. An
-    /// assumption holds against data until `--tokenizer` says better.
+    /// Fails if the model at `place` and data have different tokenizers. The file `recorded_at` records the tokenizer
+    /// of the data. An assumed tokenizer counts like a known one, until `--tokenizer` overrides it.
     ///
     /// # Errors
     /// [`Error::Usage`] with both names.
-    pub fn agree_with_data(&self, noted: &Tokenizer, noted_at: &str, place: &str) -> Result<()> {
-        if *self != Self::Assumed || *noted == Tokenizer::Gpt2 {
-            return self.agree(noted, noted_at, place);
+    pub fn agree_with_data(&self, recorded: &Tokenizer, recorded_at: &str, place: &str) -> Result<()> {
+        if *self != Self::Assumed || *recorded == Tokenizer::Gpt2 {
+            return self.agree(recorded, recorded_at, place);
         }
-        let fault = Fault::at(noted_at, "another tokenizer than the model's").found(noted);
-        let fault = fault.expected(format!("gpt2, which is assumed of {place}"));
-        let advice = format!("if the model is for them: --tokenizer {}", TokenizerName::of(noted));
+        let fault = Fault::at(recorded_at, "another tokenizer than the model's").found(recorded);
+        let fault = fault.expected(format!("gpt2, which is assumed for {place}"));
+        let advice = format!("if the model has this tokenizer: --tokenizer {}", TokenizerName::of(recorded));
         Err(Error::usage(fault.advice(advice)))
     }
 
-    /// Returns a sentence about a tokenizer that is taken for granted.
+    /// Returns a remark if the tokenizer is assumed.
     #[must_use]
     pub fn assumption(&self) -> Option<&'static str> {
-        (*self == Self::Assumed).then_some("gpt2, assumed: the model has its 50257 ids, and no tokenizer files")
+        (*self == Self::Assumed).then_some("gpt2, assumed: the model has 50257 ids, as gpt2, and no tokenizer files")
     }
 }
 
-/// Fails if two tokenizers, those of `place` and of `whose`, are not the same.
+/// Fails if two tokenizers, that of `place` and that of `whose`, differ.
 ///
 /// # Errors
 /// [`Error::Usage`] with both names.
@@ -123,5 +124,5 @@ pub fn same(own: &Tokenizer, place: &str, other: &Tokenizer, whose: &str) -> Res
         return Ok(());
     }
     let fault = Fault::at(whose, "another tokenizer").expected(format!("{own}, that of {place}")).found(other);
-    Err(Error::usage(fault.advice("try data and model of one tokenizer")))
+    Err(Error::usage(fault.advice("try data and a model with the same tokenizer")))
 }

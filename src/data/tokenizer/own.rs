@@ -16,8 +16,7 @@ use crate::formats::vocabulary::{TokenKind, Vocabulary};
 
 /// A tokenizer that is neither GPT-2's nor plain bytes.
 ///
-/// One that cannot be used is kept all the same: its files belong to everything saved of its model, and no other
-/// tokenizer may take its place.
+/// An unusable tokenizer is kept, too: its files are saved with its model, and no other tokenizer may replace it.
 pub struct Own {
     files: TokenizerFiles,
     digest: String,
@@ -26,18 +25,18 @@ pub struct Own {
 
 pub(super) struct Usable {
     pub(super) library: tokenizers::Tokenizer,
-    /// For the rest of a text that began earlier, if that is another thing.
+    /// The tokenizer for the rest of a text that began earlier, if it differs.
     continued: Option<tokenizers::Tokenizer>,
     /// The bytes of each id.
     tokens: Vec<Option<Box<[u8]>>>,
     definition: Definition,
     cuts: Cuts,
-    /// Bytes that no token holds.
+    /// Bytes without a token.
     missing: Vec<u8>,
 }
 
 impl Own {
-    /// Takes files that define neither GPT-2's tokenizer nor plain bytes.
+    /// Returns the tokenizer of files that define neither GPT-2's tokenizer nor plain bytes.
     pub(super) fn new(files: TokenizerFiles, definition: Result<Definition, Fault>) -> Self {
         let usable = definition.and_then(|definition| Usable::new(&files, definition)).map_err(Box::new);
         let mut hasher = blake3::Hasher::new();
@@ -54,13 +53,14 @@ impl Own {
         Self { files, digest: hasher.finalize().to_hex()[..16].to_owned(), usable }
     }
 
-    /// Returns the files.
+    /// Returns the tokenizer's files.
     #[must_use]
     pub fn files(&self) -> &TokenizerFiles {
         &self.files
     }
 
-    /// Returns 16 hexadecimal digits that tell it from other tokenizers, whatever its files look like.
+    /// Returns 16 hexadecimal digits that identify the tokenizer by its definition, independently of the form of its
+    /// files.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
@@ -68,7 +68,7 @@ impl Own {
 
     fn usable(&self) -> Result<&Usable> {
         self.usable.as_ref().map_err(|fault| {
-            let what = format!("text cannot be read with this tokenizer: {}", fault.what);
+            let what = format!("this tokenizer cannot encode text: {}", fault.what);
             let advice = match &*fault.advice {
                 "" => "token shards made with it work: `--data`",
                 advice => advice,
@@ -77,7 +77,7 @@ impl Own {
         })
     }
 
-    /// Fails if text cannot be encoded with it.
+    /// Fails if the tokenizer is unusable.
     pub(super) fn check(&self) -> Result<()> {
         self.usable().map(drop)
     }
@@ -94,7 +94,8 @@ impl Own {
         self.usable.as_ref().map_or(Cuts::Nowhere, |usable| usable.cuts)
     }
 
-    /// Encodes a text, or the rest of one that began earlier, in parallel.
+    /// Encodes a text, or the rest of a text that began earlier, in parallel. Returns the ids and the number of
+    /// replaced places.
     pub(super) fn encode(&self, text: &str, begins: bool) -> Result<(Vec<u16>, usize)> {
         let usable = self.usable()?;
         let pieces = usable.cuts.pieces(text, PIECE_BYTES);
@@ -103,7 +104,7 @@ impl Own {
         Ok((encoded?.concat(), usable.lost(text)))
     }
 
-    /// The same on this thread alone.
+    /// Encodes as [`encode`](Self::encode) does, on this thread alone.
     pub(super) fn encode_into(&self, text: &str, begins: bool, ids: &mut Vec<u16>) -> Result<usize> {
         let usable = self.usable()?;
         for (i, piece) in usable.cuts.pieces(text, PIECE_BYTES).into_iter().enumerate() {
@@ -112,7 +113,7 @@ impl Own {
         Ok(usable.lost(text))
     }
 
-    /// The tokens as data, if text is split as GPT-2's is.
+    /// Returns the tokens as data, if the tokenizer splits text as GPT-2's does.
     pub(super) fn vocabulary(&self) -> Option<Vocabulary> {
         let usable = self.usable.as_ref().ok()?;
         let definition = &usable.definition;
@@ -136,7 +137,7 @@ impl Own {
         Some(Vocabulary { tokens, kinds, merges, end: Some(definition.end), splitting: "gpt-2".to_owned() })
     }
 
-    /// Appends the bytes of an id; false if there is none.
+    /// Appends the bytes of an id. Returns false if there is no such id.
     pub(super) fn decode_one(&self, id: u32, out: &mut Vec<u8>) -> bool {
         let token = self.usable.as_ref().ok().and_then(|usable| usable.tokens.get(id as usize)?.as_ref());
         token.map(|bytes| out.extend_from_slice(bytes)).is_some()
@@ -175,7 +176,7 @@ impl Usable {
         };
         let open = |json: &Value| -> Result<tokenizers::Tokenizer, Fault> {
             let text = json.to_string();
-            // the library is written for files that are what they say they are
+            // the library assumes valid files and may panic over others
             let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(text));
             let read = read.map_err(|_| refused("it cannot be decoded".into()))?;
             let mut library = read.map_err(|e| refused(e.to_string().to_lowercase().replace('\n', " ")))?;
@@ -222,7 +223,7 @@ impl Usable {
         ids.collect()
     }
 
-    /// Counts the stretches of a text that have bytes of no token, which the encoding leaves out or replaces.
+    /// Counts the stretches of bytes without a token in a text. The encoding drops or replaces them.
     fn lost(&self, text: &str) -> usize {
         if self.missing.is_empty() {
             return 0;
@@ -232,11 +233,11 @@ impl Usable {
     }
 }
 
-/// Returns where a long text may be cut without a change of its ids.
+/// Returns the rule for places at which a long text may be cut without changing its ids.
 fn cuts(definition: &Definition, library: &tokenizers::Tokenizer) -> Cuts {
     let inside_words = |text: &str| !text.contains(char::is_whitespace);
     let found: Vec<_> = definition.added.values().filter(|token| !token.special).collect();
-    // a space is put before every part between them
+    // then a space is prepended to every part of a text between two such tokens
     let are_parts = definition.prefix_space && !found.is_empty();
     if are_parts || !found.iter().all(|token| inside_words(&token.content) && !token.strips) {
         return Cuts::Nowhere;
@@ -244,13 +245,13 @@ fn cuts(definition: &Definition, library: &tokenizers::Tokenizer) -> Cuts {
     if definition.splits_as_gpt2() && !definition.prefix_space {
         return Cuts::BeforeSpace;
     }
-    // these look at more than the letters around a place
+    // these normalizers depend on more than the letters around a place
     let normalizer = definition.normalizer.to_string();
     let is_local = !["Prepend", "Strip\"", "Replace"].iter().any(|kind| normalizer.contains(kind));
     if is_local && parts_words(library) { Cuts::BetweenWords } else { Cuts::Nowhere }
 }
 
-/// True if the splitting parts words before the space between them, as far as examples show.
+/// Returns whether the pre-tokenizer splits before the space between two words, as far as examples show.
 fn parts_words(library: &tokenizers::Tokenizer) -> bool {
     const EXAMPLES: [(&str, usize); 6] =
         [("ab cd", 2), ("Ab CD ef", 2), ("1. ab cd\n", 5), ("é ü", 2), ("日本 語", 6), ("it's Ab's Éa", 9)];

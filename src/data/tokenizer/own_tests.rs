@@ -8,7 +8,7 @@ use crate::formats::tokenizer_files::{gpt2, spell};
 
 const MERGES: [&str; 12] = ["Ġ d", "e r", "Ġd er", "a s", "Ġ H", "u n", "Ġ un", "Ã ¼", "d e", "de r", "Ġun d", "D as"];
 
-/// A vocabulary in the order of Hugging Face's trainer: marks, the bytes by their spelling, merged tokens.
+/// Returns a vocabulary in the order of Hugging Face's trainer: marks, the bytes by their spelling, merged tokens.
 fn vocab(merges: &[&str]) -> Value {
     let mut bytes: Vec<String> = (0..=255).map(|byte| spell(&[byte])).collect();
     bytes.sort();
@@ -47,14 +47,14 @@ fn read(json: &Value) -> Tokenizer {
 fn a_tokenizer_of_another_language_gives_its_own_ids() {
     let own = read(&german());
     assert_eq!((own.name(), own.vocab(), own.end_of_text()), ("own", 270, 1));
-    // ids by Hugging Face's tokenizers 0.23 in Python
+    // ids from Hugging Face's tokenizers 0.23 in Python
     assert_eq!(own.encode("Das und der Hund").unwrap(), [269, 268, 260, 262, 263, 69]);
     assert_eq!(
         own.encode("der  Hügel,\n\nder 12. ").unwrap(),
         [69, 259, 222, 262, 265, 72, 70, 77, 13, 200, 200, 69, 259, 222, 18, 19, 15, 222]
     );
     assert_eq!(own.encode(" ü日本").unwrap(), [222, 265, 164, 247, 100, 164, 252, 107]);
-    // marks are text like any other
+    // marks are encoded as ordinary text
     assert_eq!(own.encode("12. </s>").unwrap(), [18, 19, 15, 222, 29, 16, 84, 31]);
     assert_eq!(own.decode(&[269, 268, 164, 247, 100, 1, 270]), "Das und日</s>\u{fffd}".as_bytes());
     let ids: Vec<u32> = own.encode("Hügel 日本 x").unwrap().into_iter().map(u32::from).collect();
@@ -75,7 +75,7 @@ fn a_space_is_put_before_a_text_once() {
     let mut serial = Vec::new();
     own.encode_into(text.as_bytes(), true, &mut serial).unwrap();
     assert!(serial == whole);
-    // the library's own answer for all of it
+    // the library's own result for the whole text
     let Tokenizer::Own(inner) = &own else { panic!("{own:?}") };
     let library = &inner.usable.as_ref().unwrap().library;
     let expected = library.encode_fast(format!(" {text}"), false).unwrap();
@@ -108,7 +108,7 @@ fn gpt2s_files_and_those_of_bytes_take_the_fast_path() {
     Tokenizer::Gpt2.write_files(dir.path(), &Config::new(8, 50_257, 1, 1, 8).unwrap()).unwrap();
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     assert_eq!(open(dir.path()), Tokenizer::Gpt2, "vocab.json and merges.txt");
-    // one merge in another place is another tokenizer
+    // a merge at another position makes another tokenizer
     let mut merges: Vec<String> = gpt2().1.iter().map(|[left, right]| format!("{left} {right}")).collect();
     merges.swap(0, 1);
     fs::write(dir.path().join("merges.txt"), merges.join("\n")).unwrap();
@@ -185,7 +185,7 @@ fn a_model_of_gpt2s_vocabulary_is_taken_for_gpt2_only_without_files() {
     assert!(matches!(of(&none, 50_258), ModelTokenizer::Unknown(_)));
     assert!(matches!(of(&ModelInfo::for_tokenizer("own"), 50_257), ModelTokenizer::Unknown(_)));
     assert_eq!(of(&ModelInfo::for_tokenizer("bytes"), 257), ModelTokenizer::Known(Tokenizer::Bytes));
-    // a folder's files win over what its config.json says
+    // a folder's files take precedence over its config.json
     fs::write(dir.path().join("tokenizer.json"), german().to_string()).unwrap();
     assert_eq!(of(&ModelInfo::for_tokenizer("gpt2"), 50_257), ModelTokenizer::Known(read(&german())));
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
@@ -202,7 +202,7 @@ fn a_model_of_gpt2s_vocabulary_is_taken_for_gpt2_only_without_files() {
     assert_eq!(padded.for_text("model", None, 50_304).unwrap_err().exit_code(), 3);
 }
 
-/// The ids of the whole text by the library as it reads the files.
+/// Returns the ids of the whole text, as the library encodes it from the files.
 fn expected(json: &Value, text: &str) -> Vec<u32> {
     let mut library = tokenizers::Tokenizer::from_bytes(json.to_string()).unwrap();
     library.set_encode_special_tokens(true);
@@ -226,7 +226,7 @@ fn long_texts_have_the_ids_of_whole_ones_however_words_are_split() {
         (plain.clone(), Cuts::BeforeSpace),
     ] {
         let mut json = german();
-        // a merge over the space between two words
+        // a merge across the space between two words
         json["model"]["merges"].as_array_mut().unwrap().insert(0, json!("d Ġd"));
         json["model"]["vocab"]["dĠd"] = json!(270);
         json["pre_tokenizer"] = splitting;

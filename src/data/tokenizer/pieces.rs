@@ -1,22 +1,22 @@
-//! Places where a text may be cut, so that parts of it can be encoded apart.
+//! Rules for cutting a text into parts that can be encoded separately.
 
-/// Bytes that one task encodes: large beside the cost of a task, small beside a file.
+/// Bytes that one task encodes: enough to make the cost of a task small, but a small part of a file.
 pub(super) const PIECE_BYTES: usize = 1 << 16;
 
-/// Longest stretch without a cut that is encoded whole. Beyond a million characters of whitespace GPT-2's splitting
-/// pattern would give up.
+/// Longest stretch without a cut, in bytes, that is encoded as a whole. Beyond a million characters of whitespace,
+/// GPT-2's splitting pattern would fail.
 pub(crate) const UNBROKEN_BYTES: usize = 1 << 19;
 
-/// Where cuts change no id. A stretch of [`UNBROKEN_BYTES`] without such a place is cut where it is: there a word is
-/// split that no model needs whole, and memory stays bounded.
+/// A rule for cuts that do not change ids. A stretch without such a place is cut after [`UNBROKEN_BYTES`]: this splits
+/// a word that no model needs whole, and bounds memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cuts {
-    /// Before whitespace that follows something else: no word of GPT-2's splitting pattern goes from non-whitespace on
-    /// to whitespace, and its only look-ahead is from whitespace forwards.
+    /// Cuts before whitespace that follows non-whitespace: no word of GPT-2's splitting pattern contains non-whitespace
+    /// followed by whitespace, and its only look-ahead starts at whitespace.
     BeforeSpace,
-    /// Before a single space between two letters: every pattern in use begins a word there.
+    /// Cuts before a single space between two letters: every splitting pattern in use begins a word there.
     BetweenWords,
-    /// Nothing is known of the splitting.
+    /// No cuts, because the splitting is unknown.
     Nowhere,
 }
 
@@ -35,8 +35,8 @@ impl Cuts {
         pieces
     }
 
-    /// Returns where a piece of some `bytes` ends: the last cut up to there, else the first after it, else
-    /// [`UNBROKEN_BYTES`], else the end of the text. Never 0. The text need not be valid.
+    /// Returns the end of a piece of some `bytes`: the last cut up to there, else the first cut after it, else
+    /// [`UNBROKEN_BYTES`], else the end of the text. Never 0. The text need not be valid UTF-8.
     #[must_use]
     pub(crate) fn piece_end(self, text: &[u8], bytes: usize) -> usize {
         let near = bytes.clamp(1, UNBROKEN_BYTES).min(text.len());
@@ -55,8 +55,8 @@ impl Cuts {
     }
 }
 
-/// True if ASCII whitespace stands at `at`, behind a character that is not whitespace; cuts before other whitespace are
-/// not needed.
+/// Returns whether there is ASCII whitespace at `at` after a character that is not whitespace. Cuts before other
+/// whitespace are not needed.
 fn is_before_space(text: &[u8], at: usize) -> bool {
     let space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
     if at == 0 || at >= text.len() || !space(text[at]) || space(text[at - 1]) {
@@ -87,7 +87,7 @@ fn is_between_words(text: &[u8], at: usize) -> bool {
         && after.is_some_and(|chunk| letter(chunk.valid().chars().next()))
 }
 
-/// The last place up to `at` where a UTF-8 sequence begins, if one does within four bytes.
+/// Returns the last index up to `at` at which a UTF-8 sequence begins, if there is one within four bytes, else `at`.
 fn floor_sequence(text: &[u8], at: usize) -> usize {
     (at.saturating_sub(3).max(1)..=at).rev().find(|&i| text[i] & 0xc0 != 0x80).unwrap_or(at)
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_between_words_stand_before_one_space_between_letters() {
+    fn cuts_between_words_are_before_one_space_between_letters() {
         let end = |text: &str, bytes| Cuts::BetweenWords.piece_end(text.as_bytes(), bytes);
         assert_eq!(end("ab cd ef", 6), 5);
         assert_eq!(end("ab. cd ef", 5), 6);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::random::mt19937::Mt19937;
 
-/// Text of words, numbers, marks and runs of whitespace in an order that no language has.
+/// Returns a random sequence of words, numbers, marks and runs of whitespace.
 fn noise(seed: u32, items: usize) -> String {
     const ITEMS: [&str; 20] = [
         "the", " ", "  ", "\n", "\n\n", "\t", " it's", "'ll", "42", " 1984", "...", "?!", "é", "日本", "\u{a0}",
@@ -33,7 +33,7 @@ fn pieces_give_the_ids_of_the_whole() {
 
 #[test]
 fn long_runs_of_one_kind_are_encoded() {
-    // two million spaces before a letter once made the splitting pattern give up
+    // two million spaces before a letter once made the splitting pattern fail
     for (run, last) in [(" ", "x"), ("\n", "x"), ("a", " b"), ("\u{3000}", "x"), ("?", "")] {
         let text = run.repeat(2_000_000 / run.len()) + last;
         let ids: Vec<u32> = Tokenizer::Gpt2.encode(&text).unwrap().into_iter().map(u32::from).collect();

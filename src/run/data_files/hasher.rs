@@ -49,8 +49,8 @@ impl FileHasher {
                 file.blake3 = same.and_then(|noted| noted.blake3.clone());
             }
         }
-        contents::take_prepared(&mut files.training);
-        contents::take_prepared(&mut files.validation);
+        contents::fill_prepared_hashes(&mut files.training);
+        contents::fill_prepared_hashes(&mut files.validation);
         if noted.as_ref() != Some(&files) {
             files.write(run)?;
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::data::hellaswag::Example;
-use crate::data::{Batches, Mark, Repeat, Rows, Tokenizer};
+use crate::data::{BatchPosition, Batches, Repeat, Rows, Tokenizer};
 use crate::error::{Error, Fault, Result};
 use crate::infer::generator::Generator;
 use crate::ops::stepcontrol::Report;
@@ -111,7 +111,7 @@ pub struct Run<'a> {
     /// The current phase of the run, for the answer to a signal.
     pub phase: CurrentPhase,
     /// Positions in the data at which the batches of the last steps begin.
-    pub places: VecDeque<(usize, Mark)>,
+    pub places: VecDeque<(usize, BatchPosition)>,
     /// The time of the last printed line of a step.
     pub printed: Option<Instant>,
     /// Whether a device was lost and reopened.
@@ -221,8 +221,8 @@ impl Run<'_> {
         crate::kill_point!("run: first step");
         *clock = Clock::new(first, Instant::now());
         for step in first..=steps {
-            let (mark, stop) = (self.loader.mark(), self.stop);
-            let source = Repeat::or(&mut self.repeat, &mut self.loader);
+            let (mark, stop) = (self.loader.position(), self.stop);
+            let source = Repeat::choose(&mut self.repeat, &mut self.loader);
             if !team.step_unless(source, step, schedule.at(step - 1), &|| stop().is_some())? {
                 return Err(self.save_and_stop(team, step - 1, None, &mark, clock, screen)?);
             }
@@ -339,7 +339,7 @@ impl Run<'_> {
             crate::kill_point!("run: sampled");
         }
         if after.saves {
-            let mark = self.loader.mark();
+            let mark = self.loader.position();
             let _phase = self.phase.enter(Phase::Saving);
             self.retry_while_disk_full(clock, screen, |run| run.saver.wait())?;
             clock.pause(|| self.checkpoint(team, step, None, after.last, &mark))?;
@@ -423,7 +423,7 @@ impl Run<'_> {
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<()> {
-        let mark = self.loader.mark();
+        let mark = self.loader.position();
         Err(self.save_and_stop(team, step, Some(pending), &mark, clock, screen)?)
     }
 
@@ -471,7 +471,7 @@ impl Run<'_> {
         team: &mut Team,
         step: usize,
         pending: Option<Pending>,
-        mark: &Mark,
+        mark: &BatchPosition,
         clock: &mut Clock,
         screen: &mut dyn Screen,
     ) -> Result<Error> {
@@ -499,7 +499,7 @@ impl Run<'_> {
         step: usize,
         pending: Option<Pending>,
         ended: bool,
-        mark: &Mark,
+        mark: &BatchPosition,
     ) -> Result<()> {
         crate::kill_point!("run: before a snapshot");
         let none = || Error::gpu(Fault::at("snapshot", "the first device returned none"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::data::Mark;
+use crate::data::BatchPosition;
 use crate::error::{Error, Result};
 use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
@@ -156,7 +156,7 @@ impl Run<'_> {
     }
 
     /// Remembers the position of a step's batches until its report has arrived.
-    pub(super) fn remember_batches(&mut self, step: usize, mark: &Mark) {
+    pub(super) fn remember_batches(&mut self, step: usize, mark: &BatchPosition) {
         self.places.push_back((step, mark.clone()));
         while self.places.len() > REMEMBERED_STEPS {
             self.places.pop_front();

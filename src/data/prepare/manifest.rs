@@ -1,49 +1,49 @@
-//! `dataset.json`: what lies in a folder of shards, and what it was made from.
+//! The manifest `dataset.json`: the shards in a folder, and the inputs and settings that made them.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::document_batch::Counts;
 use super::source::Source;
-use super::unit::Counts;
 use crate::data::tokens::{cannot_read, describe};
 use crate::error::{Error, Fault, Result};
 use crate::files::{atomic, bounded};
 
-/// The file's name.
-pub const NOTE: &str = "dataset.json";
-/// The longest note that is read: it names every file of a corpus.
-pub(crate) const NOTE_BYTES: u64 = 256 << 20;
+/// Name of the manifest's file.
+pub const MANIFEST_FILE: &str = "dataset.json";
+/// Longest manifest that is read. A manifest names every file of a corpus.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 
-/// Sequences of a micro-step that `wgpt train` takes unasked.
-pub const BATCH: usize = 4;
-/// Tokens of a sequence that `wgpt train` takes unasked, of models that have as many positions.
-pub const CONTEXT: usize = 1024;
+/// Default number of sequences per micro-step of `wgpt train`.
+pub const DEFAULT_BATCH: usize = 4;
+/// Default number of tokens per sequence of `wgpt train`, for models with at least as many positions.
+pub const DEFAULT_CONTEXT: usize = 1024;
 
-/// Everything that decides what the shards hold.
+/// The settings and inputs that determine the contents of the shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// Shards are called `NAME_train_000001.bin`.
+    /// Prefix of the shards' names, as in `NAME_train_000001.bin`.
     pub name: String,
-    /// [`crate::data::Tokenizer::identity`].
+    /// The tokenizer's [`identity`](crate::data::Tokenizer::identity).
     pub tokenizer: String,
-    /// Field or column of the text.
+    /// Field or column with the text.
     pub field: String,
-    /// The text between two documents of a text file, if any.
+    /// Separator between documents of a text file, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_on: Option<String>,
-    /// Tokens of a shard.
+    /// Tokens per shard.
     pub shard_tokens: u64,
-    /// Tokens of validation, if not one shard or a tenth.
+    /// Number of validation tokens; by default one shard, or a tenth of a small corpus.
     pub val_tokens: Option<u64>,
-    /// Tokens after which the corpus was left, if any.
+    /// Number of tokens at which preparation stopped, if limited.
     pub max_tokens: Option<u64>,
-    /// The files, in order.
+    /// The input files, in order.
     pub sources: Vec<Source>,
 }
 
 impl Recipe {
-    /// What differs from `there`, as `field: text there, body here`.
+    /// Returns the differences from the recipe `there`, such as `field: text there, body here`.
     #[must_use]
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let text = |value: Option<u64>| value.map_or("none".to_owned(), |v| v.to_string());
@@ -66,7 +66,7 @@ impl Recipe {
         let changed = there.sources.iter().zip(&self.sources).find(|(there, here)| there != here);
         list.extend(changed.map(|(there, here)| {
             if there.path == here.path {
-                format!("{}: changed since", there.name())
+                format!("{}: the file has changed", there.name())
             } else {
                 format!("files: {} there, {} here", there.name(), here.name())
             }
@@ -75,88 +75,89 @@ impl Recipe {
     }
 }
 
-/// A shard of the data set.
+/// A shard's entry in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardNote {
-    /// Its name in the folder.
+pub struct ShardEntry {
+    /// File name in the folder.
     pub file: String,
-    /// Tokens in it.
+    /// Number of tokens.
     pub tokens: u64,
-    /// BLAKE3 of the whole file. Early versions noted none.
+    /// BLAKE3 of the whole file. Early versions recorded none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
 }
 
 /// The contents of `dataset.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// The tokenizer's name: what training looks for.
+pub struct Manifest {
+    /// Name of the tokenizer, which training reads.
     pub tokenizer: String,
-    /// Vocabulary V.
+    /// Vocabulary size V.
     pub vocab: usize,
-    /// Tokens in all shards.
+    /// Number of tokens in all shards.
     pub tokens: u64,
-    /// Tokens in training shards.
+    /// Number of tokens in the training shards.
     pub train_tokens: u64,
-    /// Tokens in the validation shard.
+    /// Number of tokens in the validation shard.
     pub val_tokens: u64,
-    /// Documents, bytes and what was replaced.
+    /// Counts of documents, bytes and replacements.
     #[serde(flatten)]
     pub counts: Counts,
     /// The shards, validation first.
-    pub shards: Vec<ShardNote>,
-    /// What they were made from.
+    pub shards: Vec<ShardEntry>,
+    /// The settings and inputs that made them.
     pub recipe: Recipe,
 }
 
-impl Note {
-    /// Where the note of a folder lies.
+impl Manifest {
+    /// Returns the path of a folder's manifest.
     #[must_use]
     pub fn path(folder: &Path) -> PathBuf {
-        folder.join(NOTE)
+        folder.join(MANIFEST_FILE)
     }
 
-    /// The note of a folder, none if there is none.
+    /// Reads the manifest of a folder; `None` if there is none.
     ///
     /// # Errors
     /// [`Error::Data`] if it is broken.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
-        match bounded::read_text(&path, NOTE_BYTES, "a note of a data set") {
+        match bounded::read_text(&path, MAX_MANIFEST_BYTES, "the manifest of a data set") {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(cannot_read(&path.display().to_string(), &e)),
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
                 Error::data(
-                    Fault::at(path.display(), format!("is not a note of `wgpt data prepare`: {e}"))
+                    Fault::at(path.display(), format!("was not written by `wgpt data prepare`: {e}"))
                         .advice("try --restart or another folder"),
                 )
             }),
         }
     }
 
-    /// Returns batch and context that every shard has room for: those that `wgpt train` takes unasked, or smaller ones.
+    /// Returns a batch and a context for which every shard is long enough: the defaults of `wgpt train`, or smaller
+    /// ones.
     #[must_use]
-    pub fn fitting(&self) -> (usize, usize) {
+    pub fn fitting_sizes(&self) -> (usize, usize) {
         let smallest = self.shards.iter().map(|shard| shard.tokens).min().unwrap_or(0);
         let inputs = usize::try_from(smallest.saturating_sub(1)).unwrap_or(usize::MAX).max(1);
-        let context = if inputs < CONTEXT { 1 << inputs.ilog2() } else { CONTEXT };
+        let context = if inputs < DEFAULT_CONTEXT { 1 << inputs.ilog2() } else { DEFAULT_CONTEXT };
         let validation = format!("{}_val_", self.recipe.name);
         let train = self.shards.iter().filter(|shard| !shard.file.starts_with(&validation));
         let train = train.map(|shard| shard.tokens).min();
         let inputs = usize::try_from(train.unwrap_or(0).saturating_sub(1)).unwrap_or(usize::MAX);
-        ((inputs / context).clamp(1, BATCH), context)
+        ((inputs / context).clamp(1, DEFAULT_BATCH), context)
     }
 
-    /// Writes the note, whole or not at all.
+    /// Writes the manifest atomically.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`] if writing fails.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_json(&Self::path(folder), self)
     }
 }
 
-/// Writes a value as JSON, whole or not at all.
+/// Writes a value as JSON, atomically.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::output(Fault::at(path.display(), format!("cannot be written: {}", describe(&e.into())))))?;

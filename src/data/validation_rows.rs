@@ -1,9 +1,10 @@
-//! Validation data: rows of T tokens in file order, each of them once.
+//! Validation data: rows of T tokens in file order, each row once.
 
 use crate::data::batch::{Batch, widen};
 use crate::data::contents::FileContents;
 use crate::data::tokens::TokenSource;
 use crate::error::{Error, Fault, Result};
+use crate::units::count;
 
 /// Rows of T tokens, from the start of the first source to the end of the last.
 ///
@@ -11,21 +12,21 @@ use crate::error::{Error, Fault, Result};
 #[derive(Debug, Clone)]
 pub struct Rows {
     sources: Vec<TokenSource>,
-    /// For each source, the number of rows in it and all before it.
+    /// For each source, the number of rows in it and in all sources before it.
     ends: Vec<usize>,
     context: usize,
     vocab: usize,
-    /// The source read last, so that only one file stays open.
+    /// Index of the last source read, so that only one file stays open.
     current: usize,
-    /// The T+1 tokens of the row at hand.
+    /// The T+1 tokens of the current row.
     tokens: Vec<u16>,
 }
 
 impl Rows {
-    /// The rows of `context` tokens in `sources`, whose ids must be below `vocab`.
+    /// Divides `sources` into rows of `context` tokens. Ids must be below `vocab`, which is checked when a row is read.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `context` is 0. [`Error::Data`] if there is not one whole row.
+    /// [`Error::Usage`] if `context` is 0. [`Error::Data`] if there is no whole row.
     pub fn new(sources: Vec<TokenSource>, context: usize, vocab: usize) -> Result<Self> {
         if context == 0 {
             return Err(Error::usage("validation: context is wrong, expected at least 1, got 0"));
@@ -39,34 +40,32 @@ impl Rows {
             })
             .collect();
         if total == 0 {
-            return Err(Error::data(format!(
-                "validation: too few tokens for a row, expected at least {} in a source, got {}; try a smaller --context \
-                 or more text",
-                context.saturating_add(1),
-                sources.iter().map(TokenSource::len).max().unwrap_or(0)
-            )));
+            let longest = sources.iter().map(TokenSource::len).max().unwrap_or(0);
+            let fault = Fault::at("validation", "too few tokens for a row").found(count(longest as u64));
+            let fault = fault.expected(format!("at least {} in a source", count(context.saturating_add(1) as u64)));
+            return Err(Error::data(fault.advice("try a smaller --context or more text")));
         }
         Ok(Self { sources, ends, context, vocab, current: 0, tokens: vec![0; context + 1] })
     }
 
-    /// Number of rows R, at least 1.
+    /// Returns the number of rows R, at least 1.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Never true: [`Rows::new`] refuses to make empty ones.
+    /// Returns false: [`Rows::new`] requires at least one row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns the files that the rows come from, in order, as they were before that.
+    /// Returns the files that the rows come from, in order, as they were before they were read.
     pub fn files(&self) -> impl Iterator<Item = &FileContents> {
         self.sources.iter().flat_map(TokenSource::files)
     }
 
-    /// Returns a hash of what the rows are cut from, wherever it lies.
+    /// Returns a hash of the sources' lengths and of samples of their tokens. It does not depend on paths.
     ///
     /// # Errors
     /// [`Error::Data`] if a file cannot be read.
@@ -74,7 +73,7 @@ impl Rows {
         super::batches::fingerprint(&self.sources)
     }
 
-    /// Tokens of a row, T.
+    /// Returns the number of tokens of a row, T.
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
@@ -83,8 +82,8 @@ impl Rows {
     /// Overwrites `inputs` and `targets`, both (T), with row `index`, counted from 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a slice is not T long or there is no such row. [`Error::Data`] if a file cannot be read
-    /// any more, or an id is outside the vocabulary.
+    /// [`Error::Shape`] if a slice is not T long or there is no such row. [`Error::Data`] if a file can no longer be
+    /// read or a token id is outside the vocabulary.
     pub fn row(&mut self, index: usize, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
         check_slices("rows.row", self.context, inputs, targets)?;
         if index >= self.len() {
@@ -101,12 +100,12 @@ impl Rows {
         Ok(())
     }
 
-    /// Overwrites inputs and targets of `batch` with the rows from `first` on, and does not sort it; returns how many rows
-    /// there were. Rows that are missing in the last batch become zeros, valid ids that the caller leaves out of the
-    /// mean.
+    /// Overwrites inputs and targets of `batch` with the rows from `first` on, without sorting it. Returns the number
+    /// of rows written. Rows that are missing in the last batch become zeros, which are valid ids; the caller excludes
+    /// them from the mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the batch does not hold whole rows; else as [`row`](Self::row).
+    /// [`Error::Shape`] if the size of the batch is not a multiple of T; else those of [`row`](Self::row).
     pub fn batch(&mut self, first: usize, batch: &mut Batch) -> Result<usize> {
         let (rows, n) = (batch.len() / self.context, batch.len());
         if rows * self.context != n {

@@ -1,4 +1,4 @@
-//! Which repository and which files each name means. The one place where that stands.
+//! The catalog of names for `wgpt data fetch`: the repository and the files of each.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,17 +8,18 @@ pub use crate::files::hub::Kind;
 /// Part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// For training.
+    /// The training part.
     Train,
-    /// For validation.
+    /// The validation part.
     Validation,
-    /// Both.
+    /// Both parts.
     All,
 }
 
 impl Part {
-    /// Splits the name of a file of this part before the word that says so, the last of its kind: `fineweb_` of
-    /// `fineweb_train_000001.bin`. Of [`Part::All`] every file is, and nothing is split off.
+    /// Returns the beginning of a file's name, up to the last word that names a part: `fineweb_` for
+    /// `fineweb_train_000001.bin`. `None` if that word names another part or there is none. For [`Part::All`], every
+    /// file has the empty prefix.
     #[must_use]
     pub fn prefix_of(self, file: &str) -> Option<&str> {
         const WORDS: [(&str, Part); 5] = [
@@ -43,29 +44,30 @@ impl Part {
     }
 }
 
-/// The files of a name.
+/// The files of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
-    /// Those that must be there, and those that are taken if they are.
+    /// Required files, and optional files.
     Listed(&'static [&'static str], &'static [&'static str]),
-    /// Token shards: `PREFIX_val_000000.bin`, and `PREFIX_train_000001.bin` up to so many.
+    /// Token shards: prefix, and number of training shards. Their names are `PREFIX_val_000000.bin`, and
+    /// `PREFIX_train_000001.bin` up to that number.
     Shards(&'static str, usize),
-    /// All files in a folder with an ending.
+    /// All files with an ending in a folder: folder and ending.
     Folder(&'static str, &'static str),
 }
 
-/// A name.
+/// A name with its repository and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// What the user says.
+    /// The name that the user types.
     pub name: &'static str,
     /// Weights or data.
     pub kind: Kind,
     /// The repository on the hub.
     pub repo: &'static str,
-    /// Its files.
+    /// The files.
     pub files: Files,
-    /// What is known of it.
+    /// Contents and size, for the help text.
     pub about: &'static str,
     /// Whether the repository was reached and its files seen when this table was written.
     pub verified: bool,
@@ -76,11 +78,11 @@ const MODEL_FILES: Files = Files::Listed(
     &["generation_config.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"],
 );
 
-/// All names.
+/// All entries.
 ///
 /// None is verified: the table was written without a network, from the scripts of llm.c and modded-nanogpt and from
-/// what other public code fetches. Sizes and checksums come from the hub itself when a file is fetched.
-pub const NAMES: [Entry; 11] = [
+/// what other public code downloads. Sizes and checksums come from the hub when a file is fetched.
+pub const CATALOG: [Entry; 11] = [
     Entry {
         name: "tinyshakespeare",
         kind: Kind::Dataset,
@@ -147,30 +149,30 @@ const fn model(name: &'static str, repo: &'static str, about: &'static str) -> E
     Entry { name, kind: Kind::Model, repo, files: MODEL_FILES, about, verified: false }
 }
 
-/// The entry of a name; weights are known by their repository too.
+/// Returns the entry of a name. Weights are also found by their repository.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Entry> {
-    NAMES.iter().find(|entry| entry.name == name || (entry.kind == Kind::Model && entry.repo == name))
+    CATALOG.iter().find(|entry| entry.name == name || (entry.kind == Kind::Model && entry.repo == name))
 }
 
-/// Returns the entry of anybody's weights by their repository, `OWNER/NAME`.
+/// Returns an entry for weights in any repository `OWNER/NAME`.
 #[must_use]
 pub fn of_repository(name: &str) -> Option<Entry> {
     let is_repository = name.contains('/') && crate::files::hub::is_name(name);
-    // an entry lives as long as the program, which fetches one name
+    // leaked: entries are static, and the program fetches one name
     is_repository.then(|| {
         let repo: &'static str = Box::leak(name.to_owned().into_boxed_str());
         Entry { verified: true, ..model(repo, repo, "") }
     })
 }
 
-/// Returns the names that somebody may have meant, the nearest first.
+/// Returns up to three names similar to `name`, the nearest first.
 #[must_use]
-pub fn near(name: &str) -> Vec<&'static str> {
+pub fn nearest_names(name: &str) -> Vec<&'static str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let wanted = plain(name);
     let likeness = |entry: &Entry| strsim::jaro_winkler(&wanted, &plain(entry.name));
-    let mut found: Vec<(f64, &str)> = NAMES.iter().map(|entry| (likeness(entry), entry.name)).collect();
+    let mut found: Vec<(f64, &str)> = CATALOG.iter().map(|entry| (likeness(entry), entry.name)).collect();
     found.retain(|(likeness, _)| *likeness > 0.85);
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.into_iter().map(|(_, name)| name).take(3).collect()
@@ -178,9 +180,9 @@ pub fn near(name: &str) -> Vec<&'static str> {
 
 /// Returns the table as text of at most 80 columns, two lines per name.
 #[must_use]
-pub fn table() -> String {
+pub fn help_table() -> String {
     let mut text = String::from("Names, with their repository on the hub and its contents:\n");
-    for Entry { name, repo, about, verified, .. } in NAMES {
+    for Entry { name, repo, about, verified, .. } in CATALOG {
         let mark = if verified { "" } else { " [unverified]" };
         let _ = writeln!(text, "  {name:<16} {repo}{mark}\n      {}", about.replace("10^8", "100 M"));
     }
@@ -190,7 +192,7 @@ pub fn table() -> String {
 }
 
 impl Entry {
-    /// The files that must be there when `shards` training shards are wanted.
+    /// Returns the required files if `shards` training shards are wanted.
     #[must_use]
     pub fn required(&self, shards: usize) -> Vec<String> {
         match self.files {
@@ -202,7 +204,7 @@ impl Entry {
         }
     }
 
-    /// Returns the token shards of a part, up to so many for training; none if the name has no shards.
+    /// Returns the token shards of a part, with at most `most` training shards; none if the name has no shards.
     #[must_use]
     pub fn shards(&self, part: Part, most: usize) -> Vec<String> {
         if self.kind == Kind::Model {
@@ -210,14 +212,14 @@ impl Entry {
         }
         let mut files = self.required(most);
         files.retain(|file| match part {
-            // questions are no tokens, though their file has a word of validation
             Part::All => [Part::Train, Part::Validation].iter().any(|part| part.prefix_of(file).is_some()),
             part => part.prefix_of(file).is_some(),
         });
+        // HellaSwag's questions have a `val` file but no training shards: they are not tokens
         if self.has_training() { files } else { Vec::new() }
     }
 
-    /// True if there are token shards for training.
+    /// Returns whether there are token shards for training.
     fn has_training(&self) -> bool {
         match self.files {
             Files::Listed(required, _) => required.iter().any(|file| Part::Train.prefix_of(file).is_some()),
@@ -226,7 +228,7 @@ impl Entry {
         }
     }
 
-    /// Whether a file of the repository belongs to the name, beyond those that must be there.
+    /// Returns whether a file of the repository belongs to the name, beyond the required files.
     #[must_use]
     pub fn wants(&self, path: &str) -> bool {
         match self.files {
@@ -243,18 +245,18 @@ mod tests {
 
     #[test]
     fn names_are_found_and_listed() {
-        for entry in NAMES {
+        for entry in CATALOG {
             assert_eq!(find(entry.name).unwrap().name, entry.name);
             assert_eq!(find(entry.repo).is_some(), entry.kind == Kind::Model);
-            assert!(table().contains(entry.repo));
+            assert!(help_table().contains(entry.repo));
         }
-        assert_eq!(table().matches("[unverified]").count(), NAMES.iter().filter(|e| !e.verified).count());
+        assert_eq!(help_table().matches("[unverified]").count(), CATALOG.iter().filter(|e| !e.verified).count());
         let shards = find("fineweb10B").unwrap().required(2);
         assert_eq!(shards, ["fineweb_val_000000.bin", "fineweb_train_000001.bin", "fineweb_train_000002.bin"]);
     }
 
     #[test]
-    fn parts_of_a_set_are_told_by_a_word_of_the_name() {
+    fn a_word_of_the_file_name_decides_the_part() {
         for (file, train, validation) in [
             ("fineweb_train_000001.bin", Some("fineweb_"), None),
             ("fineweb_val_000000.bin", None, Some("fineweb_")),
@@ -279,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_mistyped_has_near_ones() {
-        assert_eq!(near("fineweb10b")[0], "fineweb10B");
-        assert_eq!(near("fine-web_10B")[0], "fineweb10B");
-        assert_eq!(near("tiny_shakespeare")[0], "tinyshakespeare");
-        assert!(near("edufineweb").is_empty() || near("edufineweb")[0].contains("edu"));
-        assert!(near("book").is_empty());
+    fn a_mistyped_name_has_similar_ones() {
+        assert_eq!(nearest_names("fineweb10b")[0], "fineweb10B");
+        assert_eq!(nearest_names("fine-web_10B")[0], "fineweb10B");
+        assert_eq!(nearest_names("tiny_shakespeare")[0], "tinyshakespeare");
+        assert!(nearest_names("edufineweb").is_empty() || nearest_names("edufineweb")[0].contains("edu"));
+        assert!(nearest_names("book").is_empty());
     }
 }

@@ -1,71 +1,71 @@
-//! A unit of work: some hundred kilobytes of a corpus, and what its text becomes.
+//! The unit of work of a preparation: some 256 KiB of a corpus, and their encoding into tokens.
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::json_line;
-use crate::data::separators::spelled;
+use crate::data::separators::count_spelled_ends;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Fault, Result};
 
-/// Text of a unit, about: large beside the cost of handing it over, small beside memory.
-pub(super) const UNIT_BYTES: usize = 1 << 18;
+/// Approximate text of a batch in bytes: large enough to make handing it over cheap, small compared with memory.
+pub(super) const DOCUMENT_BATCH_BYTES: usize = 1 << 18;
 
-/// A place between two units: where reading goes on after a break.
+/// A position between two batches, at which an interrupted preparation resumes reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
-    /// The file, by its number in the corpus.
+pub struct CorpusPosition {
+    /// Index of the file in the corpus.
     pub file: usize,
-    /// Bytes of the unpacked file, or rows of a table, before this place.
+    /// Bytes of the unpacked file, or rows of the table, before this position.
     pub at: u64,
-    /// Lines before this place.
+    /// Lines before this position.
     pub line: u64,
-    /// A separator ends here: the text behind it begins a document.
+    /// Whether a separator ends here, so that the next text begins a document.
     #[serde(default)]
     pub between: bool,
 }
 
-/// What a unit holds.
+/// The text of a batch.
 #[derive(Debug)]
-pub(super) enum Work {
-    /// A part of a text file without its separators, the places at which a document begins, how often it spells end of
-    /// text, and the number of its separators.
+pub(super) enum Contents {
+    /// Part of a text file without its separators, the offsets at which documents begin, how often it spells end of
+    /// text, and the number of removed separators.
     Text { bytes: Vec<u8>, starts: Vec<usize>, spelled: u64, separators: u64 },
-    /// Whole lines of JSON, the first of them being line `line` (from 1) of the file `name`.
+    /// Whole lines of JSON. The first is line `line` (from 1) of the file `name`.
     Lines { bytes: Vec<u8>, name: String, line: u64 },
-    /// Whole documents one after the other, and where each ends.
+    /// Whole documents one after the other, the offset of the end of each, and the number of rows without text.
     Documents { bytes: Vec<u8>, ends: Vec<usize>, missing: u64 },
 }
 
-/// A unit and the place behind it.
+/// A part of a corpus that one thread encodes at once, and the position after it.
 #[derive(Debug)]
-pub(super) struct Unit {
-    pub work: Work,
-    pub end: Place,
-    /// Bytes of all files that were read so far.
+pub(super) struct DocumentBatch {
+    pub contents: Contents,
+    pub end: CorpusPosition,
+    /// Bytes of all files read so far.
     pub file_bytes: u64,
 }
 
-/// What has been counted so far.
+/// Counts of a corpus or of a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Bytes of text in them.
+    /// Bytes of text in the documents.
     pub text_bytes: u64,
-    /// Invalid UTF-8 sequences that were replaced.
+    /// Number of invalid UTF-8 sequences that were replaced.
     pub replaced: u64,
-    /// Rows and lines whose text is null: no documents.
+    /// Number of rows and lines whose text is null. They are not documents.
     pub missing: u64,
-    /// Places where a text spells end of text, which are encoded as text.
+    /// Number of times that texts spell end of text. The spelling is encoded as ordinary text.
     #[serde(default)]
     pub spelled_ends: u64,
-    /// Separators in text files.
-    #[serde(default, skip_serializing_if = "is_none")]
+    /// Number of separators in text files.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub separators: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_none(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
@@ -80,14 +80,14 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-impl Work {
-    /// Bytes that it holds.
+impl Contents {
+    /// Returns the number of bytes of text.
     pub(super) fn len(&self) -> usize {
         let (Self::Text { bytes, .. } | Self::Lines { bytes, .. } | Self::Documents { bytes, .. }) = self;
         bytes.len()
     }
 
-    /// The tokens of the unit, end of text before every document that starts in it.
+    /// Returns the tokens of the batch, with end of text before every document that begins in it, and its counts.
     pub(super) fn encode(&self, tokenizer: &Tokenizer, field: &str) -> Result<(Vec<u16>, Counts)> {
         let mut out = Encoded { tokenizer, tokens: Vec::with_capacity(self.len() / 3), counts: Counts::default() };
         match self {
@@ -149,7 +149,7 @@ impl Encoded<'_> {
     fn document(&mut self, text: &[u8]) -> Result<()> {
         self.start();
         self.text(text, true)?;
-        self.counts.spelled_ends += spelled(text);
+        self.counts.spelled_ends += count_spelled_ends(text);
         Ok(())
     }
 }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn lines(bytes: &[u8]) -> Result<(Vec<u16>, Counts)> {
-        let work = Work::Lines { bytes: bytes.to_vec(), name: "x.jsonl".into(), line: 1 };
+        let work = Contents::Lines { bytes: bytes.to_vec(), name: "x.jsonl".into(), line: 1 };
         work.encode(&Tokenizer::Bytes, "text")
     }
 
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn invalid_text_is_replaced_and_counted() {
-        let work = Work::Lines { bytes: b"{\"text\":\"a\xff \\ud800\"}".to_vec(), name: String::new(), line: 1 };
+        let work = Contents::Lines { bytes: b"{\"text\":\"a\xff \\ud800\"}".to_vec(), name: String::new(), line: 1 };
         let (tokens, counts) = work.encode(&Tokenizer::Gpt2, "text").unwrap();
         assert!(counts.replaced >= 2, "{counts:?}");
         assert!(

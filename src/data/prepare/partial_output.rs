@@ -1,4 +1,4 @@
-//! Shards while they grow: everything lies in `NAME.partial` until all of it is there.
+//! The partial output of a preparation: the folder `NAME.partial`, in which shards grow until all are complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::note::{NOTE_BYTES, Note, Recipe, ShardNote, write_json};
-use super::unit::{Counts, Place};
+use super::document_batch::{CorpusPosition, Counts};
+use super::manifest::{MAX_MANIFEST_BYTES, Manifest, Recipe, ShardEntry, write_json};
 use crate::data::contents::blake3_of;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::{HEADER_BYTES, TokenSource, cannot_read, header, write_tokens};
@@ -17,36 +17,38 @@ use crate::error::{Error, Fault, Result};
 use crate::files::atomic::{self, output_error};
 use crate::files::bounded;
 use crate::files::lock::{Lock, Refusal};
+use crate::units::{count, counted};
 
 /// Tokens that are copied at once.
 const COPY_TOKENS: usize = 1 << 20;
 
-/// The locked file's name. A folder holds one data set, so it is locked as a whole.
+/// Name of the lock file. A folder contains one data set, so the whole folder is locked.
 const LOCK: &str = ".prepare.lock";
 
-/// Wait for the lock: a process that this one is just starting holds copies of its files for a moment.
+/// Longest wait for the lock: a child process holds copies of open files for a moment while it starts.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What has to be known to go on after a break.
+/// The state that an interrupted preparation resumes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// What is being made. Anything else may not go on here.
+pub struct ResumeState {
+    /// Recipe of the data set. Only the same recipe may resume here.
     pub recipe: Recipe,
-    /// Where reading goes on.
-    pub place: Place,
-    /// Tokens that are safely written.
+    /// Position at which reading resumes.
+    pub place: CorpusPosition,
+    /// Number of tokens that are safely written.
     pub tokens: u64,
-    /// Counts up to the place.
+    /// Counts up to the position.
     pub counts: Counts,
-    /// Set once all tokens are written: what the data set will be.
-    pub note: Option<Note>,
+    /// Manifest of the data set, once all tokens are written.
+    #[serde(rename = "note")]
+    pub manifest: Option<Manifest>,
 }
 
-impl State {
-    /// Reads the state in the folder of an unfinished preparation, none if there is none.
+impl ResumeState {
+    /// Reads the state from the folder of an unfinished preparation; `None` if there is none.
     fn read(partial: &Path) -> Result<Option<Self>> {
-        let path = partial.join(STATE);
-        let text = match bounded::read_text(&path, NOTE_BYTES, "the state of a preparation") {
+        let path = partial.join(STATE_FILE);
+        let text = match bounded::read_text(&path, MAX_MANIFEST_BYTES, "the state of a preparation") {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(cannot_read(&path.display().to_string(), &e).with_advice("try --restart")),
             Ok(text) => text,
@@ -57,14 +59,14 @@ impl State {
         })
     }
 
-    /// Returns the recipe of a preparation that another process may be at, if it has saved one.
+    /// Returns the saved recipe of a preparation, which another process may be running; `None` if none is saved.
     pub fn recipe_in(folder: &Path, name: &str) -> Option<Recipe> {
-        Self::read(&partial(folder, name)).ok().flatten().map(|state| state.recipe)
+        Self::read(&partial_folder(folder, name)).ok().flatten().map(|state| state.recipe)
     }
 }
 
-/// The folder in which a preparation works, held by one process.
-pub struct Stage {
+/// The locked output folder of a preparation.
+pub struct PartialOutput {
     folder: PathBuf,
     partial: PathBuf,
     _lock: Option<Lock>,
@@ -72,21 +74,21 @@ pub struct Stage {
     open: Option<File>,
 }
 
-/// The state's name there.
-pub const STATE: &str = "state.json";
+/// Name of the state's file in the partial folder.
+pub const STATE_FILE: &str = "state.json";
 
-/// The folder of an unfinished preparation.
-pub fn partial(folder: &Path, name: &str) -> PathBuf {
+/// Returns the folder of an unfinished preparation.
+pub fn partial_folder(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.partial"))
 }
 
-impl Stage {
-    /// Takes the folder, with what an earlier run left there; `None` if another process has it.
-    pub fn take(folder: &Path, name: &str, restart: bool) -> Result<Option<(Self, Option<State>)>> {
-        let partial = partial(folder, name);
+impl PartialOutput {
+    /// Locks the folder and returns it with the state of an earlier run; `None` if another process has locked it.
+    pub fn acquire(folder: &Path, name: &str, restart: bool) -> Result<Option<(Self, Option<ResumeState>)>> {
+        let partial = partial_folder(folder, name);
         fs::create_dir_all(folder).map_err(|e| output_error(folder, &e))?;
         let path = folder.join(LOCK);
-        // one that was removed by its last holder is no lock
+        // a lock file that its last holder has removed locks nothing: try again
         let taken = loop {
             match Lock::take(&path, PATIENCE) {
                 Ok(lock) if !lock.is_in_place().unwrap_or(true) => {}
@@ -103,23 +105,23 @@ impl Stage {
             Err(Refusal::Failed(e)) => return Err(output_error(&path, &e)),
         };
         fs::create_dir_all(&partial).map_err(|e| output_error(&partial, &e))?;
-        let stage = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
+        let output = Self { folder: folder.to_owned(), partial, _lock: lock, open: None };
         if restart {
-            stage.clear()?;
+            output.clear()?;
         }
-        let state = State::read(&stage.partial)?;
-        Ok(Some((stage, state)))
+        let state = ResumeState::read(&output.partial)?;
+        Ok(Some((output, state)))
     }
 
     fn state_path(&self) -> PathBuf {
-        self.partial.join(STATE)
+        self.partial.join(STATE_FILE)
     }
 
     fn file(&self, index: u64) -> PathBuf {
         self.partial.join(format!("{index:06}.tokens"))
     }
 
-    /// Removes what an earlier run left.
+    /// Removes the files of an earlier run.
     fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.partial).map_err(|e| output_error(&self.partial, &e))?.flatten() {
             fs::remove_file(entry.path()).map_err(|e| output_error(&entry.path(), &e))?;
@@ -127,7 +129,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Makes the files hold the first `tokens` tokens and no more.
+    /// Truncates the files to the first `tokens` tokens.
     pub fn rewind(&mut self, recipe: &Recipe, tokens: u64) -> Result<()> {
         let (index, inside) = file_of(recipe, tokens);
         for entry in fs::read_dir(&self.partial).map_err(|e| output_error(&self.partial, &e))?.flatten() {
@@ -150,7 +152,7 @@ impl Stage {
             if file.metadata().map_err(|e| output_error(&path, &e))?.len() < bytes {
                 return Err(Error::data(
                     Fault::at(path.display(), "became shorter")
-                        .expected(format!("{bytes} bytes"))
+                        .expected(counted(bytes, "byte"))
                         .advice("try --restart"),
                 ));
             }
@@ -170,13 +172,13 @@ impl Stage {
         }
         Err(Error::data(
             Fault::at(path.display(), "has changed")
-                .expected(format!("{expected} bytes"))
-                .found(got)
+                .expected(counted(expected, "byte"))
+                .found(count(got))
                 .advice("try --restart"),
         ))
     }
 
-    /// Appends tokens, of which `before` lie in the files already.
+    /// Appends tokens after the `before` tokens that the files already contain.
     pub fn append(&mut self, recipe: &Recipe, before: u64, tokens: &[u16]) -> Result<()> {
         let (mut at, mut rest) = (before, tokens);
         while !rest.is_empty() {
@@ -209,18 +211,19 @@ impl Stage {
     }
 
     /// Forces the tokens to disk, then the state that counts them.
-    pub fn save(&self, state: &State) -> Result<()> {
+    pub fn save(&self, state: &ResumeState) -> Result<()> {
         self.sync(&self.partial)?;
         write_json(&self.state_path(), state)
     }
 
-    /// Cuts the tokens into training and validation and notes what will be where. Nothing has its final name yet.
-    pub fn seal(&mut self, state: &mut State, tokenizer: &Tokenizer) -> Result<()> {
+    /// Divides the tokens into training and validation shards and saves the manifest in the state. Files do not have
+    /// their final names yet.
+    pub fn seal(&mut self, state: &mut ResumeState, tokenizer: &Tokenizer) -> Result<()> {
         self.open = None;
         let recipe = &state.recipe;
         let split = Split::of(recipe, state.tokens)?;
         let sizes = split.shards(recipe);
-        // the files that reading has cut are the shards, but for those that are cut another way now
+        // the files written while reading are the shards, except those with other boundaries now
         let cut_anew: Vec<usize> = if split.copies {
             (0..sizes.len()).collect()
         } else {
@@ -237,10 +240,10 @@ impl Stage {
         let shards = sizes.into_par_iter().enumerate().map(|(i, (file, tokens))| {
             let path = staged(i);
             let blake3 = Some(blake3_of(&path).map_err(|e| output_error(&path, &e))?);
-            Ok(ShardNote { file, tokens, blake3 })
+            Ok(ShardEntry { file, tokens, blake3 })
         });
         let shards = shards.collect::<Result<Vec<_>>>()?;
-        state.note = Some(Note {
+        state.manifest = Some(Manifest {
             tokenizer: tokenizer.name().into(),
             vocab: tokenizer.vocab(),
             tokens: state.tokens,
@@ -253,9 +256,9 @@ impl Stage {
         self.save(state)
     }
 
-    /// Writes the tokens of some shards anew: `new-I.tokens`.
+    /// Copies the tokens of some shards into new files `new-I.tokens`.
     fn copy(&self, recipe: &Recipe, total: u64, split: &Split, sizes: &[(String, u64)], which: &[usize]) -> Result<()> {
-        // validation is the end of a corpus that is cut anew as a whole, else its beginning
+        // validation is the end of the corpus if all shards are copied, else the beginning
         let last = usize::from(split.copies && split.val > 0);
         let order = (last..sizes.len()).chain(0..last);
         let mut start = 0;
@@ -293,14 +296,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Gives the files of a sealed state their names, the note last, and removes the rest. May be done again.
-    pub fn publish(self, note: &Note) -> Result<()> {
-        for (i, shard) in note.shards.iter().enumerate() {
+    /// Renames the files of a sealed state to their final names, writes the manifest last, and removes the rest. May be
+    /// repeated after an interruption.
+    pub fn publish(self, manifest: &Manifest) -> Result<()> {
+        for (i, shard) in manifest.shards.iter().enumerate() {
             let anew = self.partial.join(format!("new-{i}.tokens"));
             let copied = anew.exists();
             let staged = if copied { anew } else { self.file(i as u64) };
             let path = self.folder.join(&shard.file);
-            // copies are linked and removed with the folder, so that a break in between leaves all of them there
+            // copies are hard-linked and removed with the folder, so that an interruption leaves all of them
             let there = || TokenSource::open(&path).is_ok_and(|s| s.len() as u64 == shard.tokens);
             if staged.exists() {
                 if copied {
@@ -318,22 +322,23 @@ impl Stage {
                 ));
             }
         }
-        note.write(&self.folder)?;
-        self.leave();
+        manifest.write(&self.folder)?;
+        self.remove();
         Ok(())
     }
 
-    /// Gives the folder back where nothing was begun, or all is done.
-    pub fn leave(self) {
+    /// Removes the partial folder and the lock file, when nothing was started or everything is done.
+    pub fn remove(self) {
         let _ = fs::remove_dir_all(&self.partial);
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
 }
 
-/// A last shard that is shorter joins the one before: less than a step of a large run is of no use.
+/// Shortest last shard, in tokens. A shorter one is merged with the shard before, because less than a step of a large
+/// run is useless.
 const SHORT_TOKENS: u64 = 1 << 20;
 
-/// Fills in the header of a file that is complete, and forces it to disk.
+/// Writes the header of a complete file and syncs it to disk.
 fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let count = i32::try_from(tokens).map_err(|_| std::io::Error::other("more than 2^31 - 1 tokens"))?;
@@ -341,7 +346,8 @@ fn seal_file(path: &Path, tokens: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Tokens that file `index` takes while the corpus is read: the first one is validation, if there is any.
+/// Returns the capacity in tokens of file `index` while the corpus is read. File 0 is the validation shard, if one was
+/// asked for.
 fn file_tokens(recipe: &Recipe, index: u64) -> u64 {
     match (index, recipe.val_tokens) {
         (0, Some(tokens)) if tokens > 0 => tokens,
@@ -349,43 +355,47 @@ fn file_tokens(recipe: &Recipe, index: u64) -> u64 {
     }
 }
 
-/// Tokens in file `index` of a corpus of `total` tokens, as reading cuts it.
+/// Returns the number of tokens in file `index` after reading a corpus of `total` tokens.
 fn tokens_in(recipe: &Recipe, index: u64, total: u64) -> u64 {
     let before = if index == 0 { 0 } else { file_tokens(recipe, 0) + (index - 1) * recipe.shard_tokens };
     file_tokens(recipe, index).min(total.saturating_sub(before))
 }
 
-/// The file in which token `at` lies, and its place there.
+/// Returns the file that contains token `at`, and the token's index in that file.
 fn file_of(recipe: &Recipe, at: u64) -> (u64, u64) {
     let first = file_tokens(recipe, 0);
     if at < first { (0, at) } else { (1 + (at - first) / recipe.shard_tokens, (at - first) % recipe.shard_tokens) }
 }
 
-/// Where training and validation are.
+/// The division of a corpus into training and validation tokens.
 struct Split {
     train: u64,
     val: u64,
-    /// Validation is the end of the corpus, which the files were not cut for.
+    /// Whether validation is the end of the corpus. Then the files have other boundaries and are copied.
     copies: bool,
 }
 
 impl Split {
     fn of(recipe: &Recipe, total: u64) -> Result<Self> {
         let large = total >= 2 * recipe.shard_tokens;
-        // one token has no successor to be predicted
+        // a single token has no successor to predict
         let tenth = Some(total / 10).filter(|tokens| *tokens > 1).unwrap_or(0);
         let val = recipe.val_tokens.unwrap_or(if large { recipe.shard_tokens } else { tenth });
         if val > 0 && val.saturating_add(2) > total {
             return Err(Error::usage(
-                Fault::at("--val-tokens", format!("{val} tokens for validation leave too few for training"))
-                    .expected(format!("at most {} of the corpus's {total}", total.saturating_sub(2)))
+                Fault::at("--val-tokens", format!("{val} leaves too few tokens for training"))
+                    .expected(format!(
+                        "at most {} of the corpus's {}",
+                        total.saturating_sub(2),
+                        counted(total, "token")
+                    ))
                     .advice(format!("try {tenth}")),
             ));
         }
         Ok(Self { train: total - val, val, copies: !large && val > 0 })
     }
 
-    /// Returns the names and sizes of the shards, validation first. A short last one joins its neighbour.
+    /// Returns the names and sizes of the shards, validation first. A short last shard is merged with the one before.
     fn shards(&self, recipe: &Recipe) -> Vec<(String, u64)> {
         let mut sizes = Vec::new();
         let mut left = self.train;
@@ -422,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_last_shard_joins_the_one_before() {
+    fn a_short_last_shard_is_merged_with_the_one_before() {
         let large = 100_000_000;
         // validation, then training
         assert_eq!(sizes(300_000_001, large, None), [large, large, large + 1]);
@@ -431,7 +441,7 @@ mod tests {
         assert_eq!(sizes(45, 10, None), [10, 10, 10, 15]);
         assert_eq!(sizes(46, 10, None), [10, 10, 10, 10, 6]);
         assert_eq!(sizes(21, 20, Some(0)), [21]);
-        // a header counts no more than this
+        // the largest count of a header
         let most = i32::MAX.unsigned_abs().into();
         assert_eq!(sizes(most + 3, most, Some(0)), [most, 3]);
         assert_eq!(sizes(most, most - 3, Some(0)), [most]);
@@ -439,7 +449,7 @@ mod tests {
         assert_eq!((sizes(19, 100, None), sizes(20, 100, None)), (vec![19], vec![2, 18]));
         assert_eq!(
             Split::of(&recipe(100, Some(10)), 11).err().map(|e| e.fault().expected.clone()),
-            Some("at most 9 of the corpus's 11".into())
+            Some("at most 9 of the corpus's 11 tokens".into())
         );
     }
 
@@ -455,11 +465,11 @@ mod tests {
             let Ok(split) = Split::of(&recipe, total) else { return Ok(()) };
             let shards = split.shards(&recipe);
             prop_assert_eq!(shards.iter().map(|(_, tokens)| tokens).sum::<u64>(), total);
-            let shards = shards.into_iter().map(|(file, tokens)| ShardNote { file, tokens, blake3: None }).collect();
-            let note = Note { shards, recipe, ..Note::default() };
-            let (batch, context) = note.fitting();
+            let shards = shards.into_iter().map(|(file, tokens)| ShardEntry { file, tokens, blake3: None }).collect();
+            let manifest = Manifest { shards, recipe, ..Manifest::default() };
+            let (batch, context) = manifest.fitting_sizes();
             let sources = |part: &str| -> Vec<TokenSource> {
-                let of_part = note.shards.iter().filter(|shard| shard.file.contains(part));
+                let of_part = manifest.shards.iter().filter(|shard| shard.file.contains(part));
                 of_part.map(|shard| TokenSource::from_tokens(&*shard.file, vec![0; shard.tokens as usize])).collect()
             };
             prop_assert!(Loader::new(sources("_train_"), LoaderConfig::new(batch, context, 1, None)).is_ok());
