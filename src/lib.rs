@@ -7,6 +7,10 @@
 #![warn(clippy::expect_used, clippy::unwrap_used)]
 
 #[cfg(test)]
+#[path = "../tests/common/driver.rs"]
+mod driver;
+
+#[cfg(test)]
 #[path = "../tests/common/not_run.rs"]
 #[allow(dead_code, reason = "the integration tests use the rest of it")]
 mod not_run;

@@ -8,6 +8,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/driver.rs"]
+mod driver;
 
 mod cli;
 mod data;

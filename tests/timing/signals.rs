@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::common::program::{SMALL, same, text_file, wgpt};
+use crate::common::program::{Outcome, SMALL, same, text_file, wgpt_with};
 
 const FLAGS: [&str; 21] = [
     "train",
@@ -33,6 +33,11 @@ const FLAGS: [&str; 21] = [
     "10",
 ];
 
+/// Runs `wgpt` to its end. Kernels are compiled without optimizations, as in `tests/it`, whose cache has them then.
+fn wgpt(dir: &Path, args: &[&str]) -> Outcome {
+    wgpt_with(dir, &[("GALLIVM_PERF", Path::new("nopt"))], args)
+}
+
 /// Files for these flags.
 fn files(dir: &Path) {
     // a validation of some 300 batches
@@ -54,7 +59,11 @@ impl Started {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(root.join("tools/run"));
         command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).arg("-v").current_dir(dir);
-        command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache")).env_remove("RUST_LOG");
+        command
+            .env("GALLIVM_PERF", "nopt")
+            .env("WGPT_QUIET", "1")
+            .env("WGPT_CACHE", dir.join("cache"))
+            .env_remove("RUST_LOG");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let (send, lines) = channel();
         let err = BufReader::new(child.stderr.take().expect("piped"));

@@ -98,7 +98,7 @@ fn tuning_without_time_checks_the_table_and_keeps_the_record() {
     has(&text, "\ntuned    0 of 15 products; 15 had no time: --seconds ");
     assert!(!file.exists(), "nothing was raced");
 
-    tune(dir.path(), &named, &["--total", "10"]);
+    tune(dir.path(), &named, &["--total", "4"]);
     let record = std::fs::read_to_string(&file).expect("a record");
     // an entry that the table would not choose shows whether it is kept
     let mut planted: Value = serde_json::from_str(&record).expect("JSON");
@@ -127,7 +127,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     let dir = tempfile::tempdir().expect("a folder");
     text_file(dir.path(), "text.txt", 4000);
     let (file, absent) = (dir.path().join("a record.json"), dir.path().join("none/a.json"));
-    tune(dir.path(), &[("WGPT_TUNING", &file)], &["--seconds", "2"]);
+    tune(dir.path(), &[("WGPT_TUNING", &file)], &["--seconds", "0.3"]);
     let says = |batch: &str, what: &str| has(&header(dir.path(), &file, batch), what);
     // a slow machine has time for fewer than all
     let text = header(dir.path(), &file, "2");

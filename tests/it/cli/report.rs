@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::bad_input::refused;
-use super::{metrics, text_file, train, wgpt};
+use super::{metrics, scalars, text_file, train, wgpt};
 
 /// What llm.c's own notebook takes from a line of `main.log`.
 fn logged(run: &Path) -> Vec<(usize, String, f64)> {

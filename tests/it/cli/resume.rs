@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{SMALL, metrics, same, text_file, train, wgpt};
+use super::{SMALL, same, text_file, train, wgpt};
 
 const STEPS: &str = "30";
 const FLAGS: [&str; 12] = [

@@ -9,4 +9,4 @@ mod made;
 #[cfg(target_os = "linux")]
 mod memory;
 mod prepare;
-mod server;
+pub mod server;

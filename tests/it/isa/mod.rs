@@ -203,7 +203,7 @@ fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), Str
         return Ok(());
     }
     let expected = format!("| {:.0} k |", speed / 1e3);
-    let architecture = include_str!("../../ARCHITECTURE.md");
+    let architecture = include_str!("../../../ARCHITECTURE.md");
     let line = architecture.lines().find(|line| line.starts_with("| NVIDIA A100")).ok_or("no line for the A100")?;
     assert!(line.contains(&expected), "predicted {speed} tokens/s; {line}");
     Ok(())
