@@ -1,15 +1,15 @@
-//! The system's allocator, with an end of its own: where it has no memory, the program ends with one line and the exit code
-//! of memory. Rust's default is to abort, which looks like a fault of the program.
+//! The system's allocator, which ends the program with one line and exit code 5 when it has no memory left. Rust's
+//! default aborts, which looks like a bug of the program.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// See above.
+/// See the module.
 struct Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: every call goes to the system's allocator as it came; what it returns is handed on, or the process ends
+// SAFETY: every call goes unchanged to the system's allocator; its result is returned, or the process ends
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the rules of `alloc`
@@ -32,13 +32,14 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Returns an allocation that was made.
+/// Returns an allocation, or ends the process if there is none.
 #[inline]
 fn there(pointer: *mut u8, bytes: usize) -> *mut u8 {
     if pointer.is_null() { failed(bytes) } else { pointer }
 }
 
-/// Ends the process at once: whatever else it might do could ask for memory too. Of several threads the first one speaks.
+/// Ends the process at once, because anything else might allocate too. Of several threads the first one prints the
+/// error.
 #[cfg(unix)]
 #[cold]
 fn failed(bytes: usize) -> *mut u8 {
@@ -59,7 +60,7 @@ fn failed(bytes: usize) -> *mut u8 {
     }
 }
 
-/// Elsewhere Rust's default stays.
+/// Keeps Rust's default on other systems.
 #[cfg(not(unix))]
 #[cold]
 fn failed(_: usize) -> *mut u8 {
@@ -75,7 +76,7 @@ fn line(bytes: usize, buffer: &mut [u8; 200]) -> &[u8] {
     // the text is shorter than the buffer
     let _ = writeln!(
         rest,
-        "error: memory: the system has no {bytes} bytes left; try a smaller --batch, --context or model, or less beside it"
+        "error: memory: the system has no {bytes} bytes left; try a smaller --batch, --context or model, or run fewer programs"
     );
     let written = length - rest.len();
     &buffer[..written]
@@ -89,7 +90,7 @@ mod tests {
     fn a_failed_allocation_is_one_line_with_its_bytes() {
         let mut buffer = [0; 200];
         let text = String::from_utf8(line(usize::MAX, &mut buffer).to_vec()).unwrap();
-        assert!(text.contains("no 18446744073709551615 bytes left") && text.ends_with("beside it\n"), "{text}");
+        assert!(text.contains("no 18446744073709551615 bytes left") && text.ends_with("fewer programs\n"), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
 }

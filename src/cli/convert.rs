@@ -16,14 +16,17 @@ use wgpt::formats::weights::ModelPath;
 use wgpt::formats::{Element, ModelInfo, hf, llmc};
 use wgpt::model::Weights;
 use wgpt::run::model::{self, Description};
+use wgpt::units;
 
 use super::model::{place, summary};
 use super::terminal::say;
 
 const EXAMPLES: &str = "\
-FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name such as gpt2 from Hugging Face's cache. \
-TO is by its ending a .bin of llm.c (version 3 in f32, version 5 in bf16), a .gguf of llama.cpp with its tokenizer, \
-else a folder in Hugging Face's layout with its tokenizer's files, which transformers reads without a network.
+FROM is a run, a folder in Hugging Face's layout, a .bin of llm.c, or a name
+such as gpt2 from Hugging Face's cache. The ending of TO gives its layout: .bin
+is llm.c's (version 3 in f32, version 5 in bf16), .gguf is llama.cpp's with the
+tokenizer; any other name is a folder in Hugging Face's layout with the
+tokenizer's files, which transformers reads without a network.
 
 Examples:
   wgpt convert runs/1 my-model
@@ -41,13 +44,17 @@ pub struct Args {
     from: PathBuf,
     /// The file or folder to write
     to: PathBuf,
-    /// Element type of the weights in TO; vectors of a .gguf stay f32
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    /// Element type in TO: f32, f16, bf16 or q8_0
+    ///
+    /// Vectors of a .gguf stay f32
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Tokenizer that the model was trained with, where FROM does not say: gpt2, bytes, or a folder with tokenizer.json
+    /// Tokenizer of a model that does not name its own
+    ///
+    /// gpt2, bytes, or a folder with tokenizer.json
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     tokenizer: Option<TokenizerName>,
-    /// Replace TO if it is there
+    /// Replace TO if it exists
     #[arg(long)]
     force: bool,
 }
@@ -82,7 +89,7 @@ impl Layout {
         }
     }
 
-    /// Returns the weights' representation in it.
+    /// Returns the representation of the weights in this layout.
     fn storage(self, dtype: Dtype) -> Result<Storage> {
         let (storage, layouts) = match dtype {
             Dtype::F32 => (Storage::Plain(Element::F32), "any"),
@@ -132,10 +139,13 @@ pub fn run(args: &Args) -> Result<()> {
         _ => write_gguf(args, &weights, tokenizer.as_ref(), storage)?,
     };
     say!("{}: {note}", args.to.display());
+    if layout == Layout::Folder {
+        say!("transformers reads it: GPT2LMHeadModel.from_pretrained({:?})", args.to.display().to_string());
+    }
     Ok(())
 }
 
-/// Refuses to replace what must not be replaced.
+/// Refuses a target that must not be replaced.
 fn check_target(args: &Args, layout: Layout) -> Result<()> {
     let to = args.to.display();
     let is_folder = args.to.is_dir();
@@ -156,10 +166,10 @@ fn check_target(args: &Args, layout: Layout) -> Result<()> {
     };
     if taken && !args.force {
         return Err(Error::usage(format!(
-            "convert: {to} is there already, expected a new name; try another, or --force"
+            "convert: {to} exists already, expected a new name; try another, or --force"
         )));
     }
-    // only a model is replaced, and no run: its folder reads the weights inside `model`
+    // a model's folder may be replaced, but no run: readers of its folder take the weights in `model`
     if taken && is_folder && (args.to.join("config.toml").exists() || !args.to.join("config.json").exists()) {
         let what = if args.to.join("config.toml").exists() { "a run" } else { "no model" };
         return Err(Error::usage(format!(
@@ -173,7 +183,7 @@ fn write_llmc(args: &Args, weights: &Weights, element: Element) -> Result<String
     llmc::save(&args.to, weights, element)?;
     let bytes = fs::metadata(&args.to).map_err(|e| output_error(&args.to, &e))?.len();
     let version = if element == Element::F32 { 3 } else { 5 };
-    Ok(format!("llm.c's version {version}, {}, {bytes} bytes", element.name()))
+    Ok(format!("llm.c's version {version}, {}, {}", element.name(), units::size(bytes)))
 }
 
 fn write_folder(
@@ -190,7 +200,7 @@ fn write_folder(
     let note = match (kept, tokenizer) {
         (Some(files), _) => {
             files.write(&args.to)?;
-            format!("{} tokenizer files as they were", files.iter().count())
+            format!("{} unchanged", units::counted(files.iter().count() as u64, "tokenizer file"))
         }
         (None, Some(tokenizer)) if tokenizer.write_files(&args.to, &weights.config)? => {
             format!("tokenizer {tokenizer}")
@@ -198,13 +208,13 @@ fn write_folder(
         (None, Some(tokenizer)) => format!("no tokenizer files: {tokenizer} has more ids than the model"),
         (None, None) => {
             remove_others(&args.to, |_| false)?;
-            "no tokenizer files: nothing says which it is; try --tokenizer".into()
+            "no tokenizer files: the tokenizer is unknown; try --tokenizer".into()
         }
     };
     Ok(format!("config.json and model.safetensors in {}, {note}", element.name()))
 }
 
-/// Describes the model for its folder: the ids that begin and end its texts stay, unless it gets another tokenizer.
+/// Describes the model for its folder. The ids that begin and end its texts stay, unless it gets another tokenizer.
 fn info(model: &Description, tokenizer: &Tokenizer) -> ModelInfo {
     let told = tokenizer.info(model.shape.vocab);
     if model.tokenizer.get().as_ref() != Some(tokenizer) {
@@ -213,7 +223,7 @@ fn info(model: &Description, tokenizer: &Tokenizer) -> ModelInfo {
     ModelInfo { bos: model.info.bos.or(told.bos), eos: model.info.eos.or(told.eos), ..told }
 }
 
-/// The tokenizer files of a model's folder, which are kept as they are.
+/// Returns the tokenizer files of a model's folder, to be copied unchanged.
 fn kept_files(model: &Description, tokenizer: Option<&Tokenizer>) -> Result<Option<TokenizerFiles>> {
     match &model.place {
         ModelPath::Folder(dir) if model.tokenizer.get().as_ref() == tokenizer => TokenizerFiles::read(dir),
@@ -228,10 +238,10 @@ fn write_gguf(args: &Args, weights: &Weights, tokenizer: Option<&Tokenizer>, sto
         (Some(tokenizer), Some(ids)) if ids == rows => format!("tokenizer {tokenizer}"),
         (Some(tokenizer), Some(ids)) if ids < rows => format!("tokenizer {tokenizer} and {} unused tokens", rows - ids),
         (Some(tokenizer), Some(ids)) => format!("no tokenizer: {tokenizer} has {ids} ids, the model {rows}"),
-        (Some(tokenizer), None) => format!("no tokenizer: {tokenizer} is none that llama.cpp reads from here"),
-        (None, _) => "no tokenizer: nothing says which it is; try --tokenizer".into(),
+        (Some(tokenizer), None) => format!("no tokenizer: llama.cpp does not read {tokenizer} from here"),
+        (None, _) => "no tokenizer: it is unknown; try --tokenizer".into(),
     };
     gguf::save(&args.to, weights, storage, vocabulary)?;
     let bytes = fs::metadata(&args.to).map_err(|e| output_error(&args.to, &e))?.len();
-    Ok(format!("GGUF in {}, {bytes} bytes, {note}", storage.name()))
+    Ok(format!("GGUF in {}, {}, {note}", storage.name(), units::size(bytes)))
 }

@@ -18,13 +18,14 @@ use wgpt::data::separators::SPELLED_END;
 use wgpt::data::{Part, TokenFormat, TokenizerName, inspect, token_paths};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
-use wgpt::units;
+use wgpt::units::{self, counted};
 
 use super::stdout;
 use super::terminal::{remark, say};
+use super::values::parse_token_count;
 use super::{invocation, signals};
 
-/// Time between two lines where no bar is shown.
+/// Time between two lines where there is no terminal for a bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
@@ -41,29 +42,32 @@ enum Command {
     /// Fetch a data set or weights from the Hugging Face hub into its cache
     #[command(after_help = fetch_help())]
     Fetch(FetchArgs),
-    /// Show what lies in token shards, and check them from end to end
+    /// Show the contents of token shards, and check all of them
     Inspect(InspectArgs),
 }
 
-const PREPARE_HELP: &str =
-    "A text file is one document, a line of JSON Lines and a row of Parquet are one each; text and \
-JSON Lines may be packed by gzip, zstd, xz or bzip2. Files are recognised by their first bytes, not by their names. A \
-folder gives all its data, sorted by path; a line says what was left out.
+const PREPARE_HELP: &str = "\
+Each text file, line of JSON Lines and row of Parquet is one document. Text and
+JSON Lines may be packed by gzip, zstd, xz or bzip2. Files are recognised by
+their first bytes, not by their names. A folder gives all its data, sorted by
+path; a line names what is left out.
 
-End of text stands before every document. The first shard is for validation; of a corpus smaller than two shards it is \
-the last tenth. Killed and run again, the same command goes on where it stood.
+An end of text precedes every document. The first shard is for validation; of a
+corpus smaller than two shards it is the last tenth. A command that was killed
+resumes when it is run again.
 
 Examples:
   wgpt data prepare book.txt --out data/book
   wgpt data prepare fineweb/sample/10BT --out data/fineweb
-  wgpt train --data 'data/book/book_train_*.bin' --val 'data/book/book_val_*.bin'";
+  wgpt train --data data/book --val data/book";
+
+const CACHE_HELP: &str = "\
+Files go into the cache of Python's huggingface_hub. HF_HOME or HF_HUB_CACHE
+names its folder, HF_ENDPOINT a mirror, HF_TOKEN opens repositories that need
+one, HF_HUB_OFFLINE=1 uses the cache alone.";
 
 fn fetch_help() -> String {
-    format!(
-        "{}\n\nFiles go into the cache that Python's huggingface_hub uses too. HF_HOME or HF_HUB_CACHE says where it is, \
-         HF_ENDPOINT names a mirror, HF_TOKEN opens repositories that want one, HF_HUB_OFFLINE=1 uses the cache alone.",
-        catalog::help_table()
-    )
+    format!("{}\n\n{CACHE_HELP}", catalog::help_table())
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,43 +78,47 @@ struct PrepareArgs {
     /// Folder for the shards and dataset.json
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// What the shards are called [default: the name of --out]
+    /// Name of the shards [default: the name of --out]
     #[arg(long)]
     name: Option<String>,
-    /// How text becomes tokens
+    /// Tokenizer: gpt2, bytes, or a folder with tokenizer.json
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from), default_value_t = TokenizerName::Gpt2)]
     tokenizer: TokenizerName,
-    /// Field of JSON Lines, column of Parquet (meta.text for one in an object or a group)
-    #[arg(long, default_value = "text")]
+    /// Field of JSON Lines, column of Parquet
+    ///
+    /// meta.text for one in an object or a group
+    #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
-    /// Cut text files, and only these, into documents wherever this text is, such as '<|endoftext|>'
+    /// Separator of documents in text files, as '<|endoftext|>'
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     split_on: Option<String>,
-    /// Tokens of validation; 0 for none [default: the first shard, of a small corpus the last tenth]
-    #[arg(long, value_name = "TOKENS")]
+    /// Tokens for validation, as 1M; 0 for none
+    ///
+    /// [default: the first shard, of a small corpus the last tenth]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_token_count)]
     val_tokens: Option<u64>,
-    /// Leave the corpus after so many tokens
-    #[arg(long, value_name = "TOKENS")]
+    /// Stop after this many tokens, as 10B
+    #[arg(long, value_name = "TOKENS", value_parser = parse_token_count)]
     max_tokens: Option<u64>,
-    /// Tokens of a shard
-    #[arg(long, value_name = "TOKENS", default_value_t = prepare::SHARD_TOKENS)]
+    /// Tokens per shard
+    #[arg(long, value_name = "TOKENS", value_parser = parse_token_count, default_value_t = prepare::SHARD_TOKENS)]
     shard_tokens: u64,
     /// Threads that encode [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Remove what an earlier preparation of this name left in --out and begin anew
+    /// Remove the shards of this name in --out and begin again
     #[arg(long)]
     restart: bool,
-    /// Milliseconds between two states to go on from
+    /// Milliseconds between two states to resume from
     #[arg(long, hide = true, default_value_t = 2000)]
     save_ms: u64,
 }
 
 #[derive(Debug, clap::Args)]
 struct FetchArgs {
-    /// What to fetch: see the table below
+    /// Name of the table below, or OWNER/NAME of a repository
     name: String,
-    /// Training shards, of names that have them [default: all]
+    /// Number of training shards [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     shards: Option<u16>,
 }
@@ -120,13 +128,17 @@ struct InspectArgs {
     /// Shards, a folder of shards, a pattern, or a name of `wgpt data fetch`
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Layout of the files: shard (llm.c's), u16 or u32 (ids without a header, as nanoGPT's train.bin), npy (NumPy)
+    /// Layout of the files
+    ///
+    /// shard is llm.c's; u16 and u32 are ids without a header, as in nanoGPT's train.bin; npy is NumPy's
     #[arg(long, value_name = "FORMAT", default_value_t)]
     data_format: TokenFormat,
-    /// Tokenizer of the shards [default: what dataset.json says, else gpt2]
+    /// Tokenizer of the shards [default: that of dataset.json]
+    ///
+    /// gpt2, bytes, or a folder with tokenizer.json; gpt2 where there is no dataset.json
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(TokenizerName::try_from))]
     tokenizer: Option<TokenizerName>,
-    /// Print JSON
+    /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
 }
@@ -168,14 +180,15 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let mut now = 0;
     let outcome = prepare::prepare(&options, &mut |progress: &Progress| {
         if progress.waiting != waits.swap(progress.waiting, Ordering::SeqCst) && progress.waiting {
-            meter.line(&format!("{}: another `wgpt data prepare` works here, waiting for it", options.out.display()));
+            meter.line(&format!("{}: waiting for another `wgpt data prepare` on this folder", options.out.display()));
         }
         if progress.waiting {
             return if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         now = progress.text_bytes_now;
         let rate = now as f64 / 1e6 / begin.elapsed().as_secs_f64().max(1e-9);
-        let text = format!("{} tokens | {} documents | {rate:.1} MB/s", progress.tokens, progress.counts.documents);
+        let (tokens, documents) = (progress.tokens, progress.counts.documents);
+        let text = format!("{} | {} | {rate:.1} MB/s", counted(tokens, "token"), counted(documents, "document"));
         meter.at(progress.file_bytes, progress.total_bytes, &text);
         if stop().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -188,7 +201,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             return Err(Error::stopped(fault.advice(format!("to continue: {again}"))));
         }
         Outcome::AlreadyPrepared(note) => {
-            say!("{} holds this data set already; --restart prepares it anew", options.out.display());
+            say!("{} already holds this data set; --restart prepares it again", options.out.display());
             note
         }
         Outcome::Done(note) => note,
@@ -196,7 +209,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     summary(note, &options.out);
     if matches!(outcome, Outcome::Done(_)) {
         if let Some(separator) = note.recipe.split_on.as_ref().filter(|_| note.counts.separators == 0) {
-            say!("no text file has the separator {separator:?}: each is one document");
+            say!("no text file contains the separator {separator:?}: each is one document");
         }
         let seconds = begin.elapsed().as_secs_f64();
         say!("{:.1} MB of text in {seconds:.1} s, {:.1} MB/s", now as f64 / 1e6, now as f64 / 1e6 / seconds.max(1e-9));
@@ -204,45 +217,39 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     Ok(())
 }
 
-/// The name of a folder, for its shards.
+/// Returns the name of a folder, for its shards.
 fn name_of(folder: &Path) -> String {
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = whole.file_name().map_or_else(|| "data".into(), |n| n.to_string_lossy().into_owned());
     name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
 }
 
-/// Returns a number and what it counts.
-fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 fn summary(note: &Manifest, out: &Path) {
     say!(
         "{} ({}) of {}: {} for training, {} for validation, in {}",
-        count(note.tokens, "token"),
+        counted(note.tokens, "token"),
         note.tokenizer,
-        count(note.counts.documents, "document"),
-        note.train_tokens,
-        note.val_tokens,
-        count(note.shards.len() as u64, "shard")
+        counted(note.counts.documents, "document"),
+        units::count(note.train_tokens),
+        units::count(note.val_tokens),
+        counted(note.shards.len() as u64, "shard")
     );
     if note.counts.replaced > 0 {
-        say!("{} places are not valid UTF-8 and were replaced", note.counts.replaced);
+        say!("{} of invalid UTF-8 replaced", counted(note.counts.replaced, "place"));
     }
     if note.counts.missing > 0 {
-        say!("{} rows have no text and were left out", note.counts.missing);
+        say!("{} without text left out", counted(note.counts.missing, "row"));
     }
     if note.counts.spelled_ends > 0 {
         say!(
-            "{SPELLED_END} is spelled {} times in the texts and was read as text; of text files --split-on '{SPELLED_END}' \
-             makes documents",
-            note.counts.spelled_ends
+            "the texts contain {SPELLED_END} {} and it was read as text; --split-on '{SPELLED_END}' splits text files there",
+            counted(note.counts.spelled_ends, "time")
         );
     }
-    say!("go on: {}", invocation::command(next_command(note, out)));
+    say!("next     {}", invocation::command(next_command(note, out)));
 }
 
-/// Returns the command that trains on a data set, with smaller sizes where its shards want them.
+/// Returns the command that trains on a data set, with smaller sizes where its shards are short.
 fn next_command(note: &Manifest, out: &Path) -> Vec<OsString> {
     let pattern = |part: &str| {
         let file = format!("{}_{part}_*.bin", note.recipe.name);
@@ -293,19 +300,21 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     let fetched = hub.fetch(entry, most, &mut screen)?;
     drop(screen);
     let shards = entry.shards(Part::Train, most).len();
-    let holds = if shards > 0 { format!("{shards} training shards and validation, ") } else { String::new() };
+    let has_shards = shards > 0;
+    let shards = counted(shards as u64, "training shard");
+    let holds = if has_shards { format!("{shards} and validation, ") } else { String::new() };
     say!(
-        "{}: {holds}{} files in {} ({:.1} MB received)",
+        "{}: {holds}{} in {} ({:.1} MB received)",
         entry.name,
-        fetched.files.len(),
+        counted(fetched.files.len() as u64, "file"),
         fetched.folder.display(),
         fetched.received as f64 / 1e6
     );
-    say!("go on: {}", invocation::command(use_of(entry, args.shards, &fetched.folder)));
+    say!("next     {}", invocation::command(use_of(entry, args.shards, &fetched.folder)));
     Ok(())
 }
 
-/// Returns a command that uses what a name has brought.
+/// Returns a command that uses the files of a name.
 fn use_of(entry: &Entry, shards: Option<u16>, folder: &Path) -> Vec<OsString> {
     let name = entry.name;
     let words = |words: &[&str]| words.iter().map(OsString::from).collect();
@@ -334,7 +343,7 @@ impl FetchObserver for FetchScreen {
         self.meter.line(&format!(
             "{path} ({:.1} MB){}",
             size as f64 / 1e6,
-            if done == size { ", there already" } else { "" }
+            if done == size { ", already here" } else { "" }
         ));
         (self.path, self.size) = (path.to_owned(), size);
     }
@@ -363,20 +372,20 @@ fn show(args: &InspectArgs) -> Result<()> {
     }
     for shard in &report.shards {
         say!(
-            "{}: {} tokens, {} documents, ids {} to {}",
+            "{}: {}, {}, ids {} to {}",
             shard.path.display(),
-            shard.tokens,
-            shard.documents,
+            counted(shard.tokens, "token"),
+            counted(shard.documents, "document"),
             shard.lowest,
             shard.highest
         );
         say!("  {}", shard.first_text.escape_debug());
     }
     say!(
-        "{} tokens, {} documents in {} shards; tokenizer {} ({}), vocabulary {}; all ids inside",
-        report.tokens,
-        report.documents,
-        report.shards.len(),
+        "{}, {} in {}; tokenizer {} ({}), vocabulary {}; all ids inside",
+        counted(report.tokens, "token"),
+        counted(report.documents, "document"),
+        counted(report.shards.len() as u64, "shard"),
         report.tokenizer,
         if report.has_manifest { "dataset.json agrees" } else { "no dataset.json" },
         report.vocab
@@ -384,7 +393,7 @@ fn show(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-/// A bar on a terminal, else a line now and then, both on standard error.
+/// A bar on a terminal, elsewhere a line every ten seconds, both on standard error.
 struct Meter {
     bar: Option<ProgressBar>,
     begin: Instant,
@@ -404,7 +413,7 @@ impl Meter {
         Self { bar, begin: Instant::now(), first: None, last: Instant::now() }
     }
 
-    /// How far it is, and what to say beside it.
+    /// Shows that `done` of `total` bytes are done, with a text.
     fn at(&mut self, done: u64, total: u64, text: &str) {
         let now = Instant::now();
         let first = *self.first.get_or_insert(done);
@@ -430,7 +439,7 @@ impl Meter {
         }
     }
 
-    /// A line that stays.
+    /// Prints a line above the bar.
     fn line(&mut self, text: &str) {
         (self.first, self.begin) = (None, Instant::now());
         match &self.bar {

@@ -4,8 +4,9 @@ use wgpt::error::{Error, Result};
 use wgpt::gpu::adapter;
 
 use super::terminal::say;
+use super::train::header;
 
-/// Lists the adapters; the first is the one that is taken by default. GPUs of a kind are in the order of the PCI bus.
+/// Lists the adapters. The first one is the default. GPUs of a kind are in the order of the PCI bus.
 pub fn run() -> Result<()> {
     let devices = adapter::list_opened();
     adapter::environment_notes().iter().for_each(|note| say!("{note}"));
@@ -37,6 +38,9 @@ pub fn run() -> Result<()> {
             yes(c.timestamps),
             if edges.is_empty() { "no".into() } else { edges.join(", ") }
         );
+        if header::is_old_mesa(&c) {
+            say!("   {}", header::OLD_MESA);
+        }
         if !device.kind.is_empty() {
             say!("   opened as: {}", device.kind);
         }

@@ -1,6 +1,7 @@
 //! `wgpt train --dry-run` and `--print-config`: a run, described without its data and without a device.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
@@ -9,6 +10,7 @@ use wgpt::measure::plan::{LARGEST_BINDING, assumed, plan, smaller_batch};
 use wgpt::train::Settings;
 use wgpt::train::settings::layers::{KEYS, values_of};
 use wgpt::train::settings::{Batch, Precision, Source};
+use wgpt::units;
 
 use super::model::summary;
 use super::terminal::{say, say_lines};
@@ -24,6 +26,8 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         resolve::look(&mut settings)?.summary
     } else if settings.data.source == Source::Stories {
         resolve::data_names(&settings)
+    } else if let Source::Text(files) = &settings.data.source {
+        missing_texts(files)?
     } else {
         match resolve::why_not_here(&settings) {
             Some(error) if !error.fault().advice.is_empty() => {
@@ -40,19 +44,41 @@ pub fn run(asked: &mut Asked) -> Result<()> {
         say!("step     {}", header::step(&settings));
     }
     if let Some(devices) = &settings.run.devices {
-        let which = if devices.trim() == "all" { "all of this machine" } else { "not looked for" };
+        let which = if devices.trim() == "all" { "all of this machine" } else { "not looked up" };
         say!("devices  {}, {which}", settings.run.device_count);
     }
     if let Some(line) = header::ranks(&settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
     let [peak, last] = settings.schedule().rate_texts();
-    say!("rate     {peak} to {last}, warm-up of {} steps, then {}", t.warmup, t.schedule.name());
+    let warmup = units::counted(t.warmup as u64, "step");
+    say!("rate     {peak} to {last}, warm-up of {warmup}, then {}", t.schedule.name());
+    if let Some(line) = header::rate(&settings) {
+        say!("         {line}");
+    }
     let mut refused = None;
     for elem in elements(asked.precision()) {
         refused = refused.or(print_plan(asked, &mut settings, elem)?);
     }
+    if settings.run.price_per_hour.is_some() {
+        say!("hours    `wgpt plan RECIPE --gpu CARD` predicts hours and dollars");
+    }
     refused.map_or(Ok(()), Err)
+}
+
+/// Names the texts that are not here.
+///
+/// # Errors
+/// [`Error::Data`] if only some are missing: that is a mistake, while none are here of a run for another machine.
+fn missing_texts(files: &[PathBuf]) -> Result<String> {
+    let missing: Vec<&PathBuf> = files.iter().filter(|file| !file.exists()).collect();
+    if let [first, ..] = missing[..]
+        && missing.len() < files.len()
+    {
+        return Err(Error::data(Fault::at(first.display(), "no such file").expected("a text")));
+    }
+    let names: Vec<String> = missing.iter().map(|file| file.display().to_string()).collect();
+    Ok(format!("{}: not here", names.join(", ")))
 }
 
 /// Resolves the settings without the files of the first weights where their shape is known otherwise.
@@ -64,7 +90,7 @@ fn settings_of(asked: &Asked) -> Result<Settings> {
     asked.recipe().resolve(start)
 }
 
-/// The precisions that a run may turn out to have.
+/// Returns the precisions that a run may have.
 fn elements(precision: Precision) -> Vec<Elem> {
     match precision {
         Precision::F32 => vec![Elem::F32],
@@ -73,12 +99,12 @@ fn elements(precision: Precision) -> Vec<Elem> {
     }
 }
 
-/// True if the batch is yet to be chosen, by memory.
+/// Returns whether the batch will be chosen by memory.
 fn is_auto(asked: &Asked) -> bool {
     asked.recipe().training.batch == Some(Batch::Auto)
 }
 
-/// Prints what is allocated; returns the error if it is more than there may be.
+/// Prints the memory that is allocated. Returns the error if it exceeds the limit.
 fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Option<Error>> {
     let name = elem.name();
     settings.train.precision = elem;
@@ -91,11 +117,11 @@ fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Opti
     let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
     say_lines!("{table}");
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let Some(limit) = settings.run.memory.filter(|limit| total > *limit) else { return Ok(None) };
-    let fault = Fault::at("memory", format!("the run needs {} in {name}", mib(total)));
+    let fault = Fault::at("memory", format!("the run needs {} in {name}", units::size(total)));
+    let fault = fault.expected(format!("at most {}", units::size(limit)));
     let advice = smaller_batch(&dry, settings, limit, asked.recipe().training.tokens_per_step)?;
-    Ok(Some(Error::memory(fault.expected(format!("at most {}", mib(limit))).advice(advice))))
+    Ok(Some(Error::memory(fault.advice(advice))))
 }
 
 /// Prints every value and where it comes from, as a recipe.
@@ -116,14 +142,14 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
         let origin = asked.merged.origins.get(name);
         let (line, from) = match (value(&given, name), value(&all, name)) {
             (Some(value), _) => {
-                // of ranks alone: as many as devices, or as the run has
-                let derived = || "derived: of the devices, or of the run that is there".to_owned();
+                // only the ranks: one per device, or those of the run in the folder
+                let derived = || "derived: from the devices, or the run in the folder".to_owned();
                 (format!("{name} = {value}"), origin.map_or_else(derived, ToString::to_string))
             }
             (None, _) if name == "tokens-per-step" && is_auto(asked) => {
-                (format!("# {name}"), "derived: of the batch that is chosen".to_owned())
+                (format!("# {name}"), "derived: from the chosen batch".to_owned())
             }
-            // not given, and to be given by no recipe: a value that follows from others would contradict them
+            // commented out: a value that follows from others would contradict them in a recipe
             (None, Some(value)) => {
                 let from = origin.map_or_else(|| kind(name, &settings).to_owned(), ToString::to_string);
                 (format!("# {name} = {value}"), from)
@@ -131,7 +157,7 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
             (None, None) if name == "steps" => (format!("# {name}"), "derived: one epoch of the data".to_owned()),
             (None, None) => (format!("# {name}"), origin.map_or_else(|| "not given".to_owned(), ToString::to_string)),
         };
-        // a file may have any name, also one with a line in it
+        // a file's name may contain line ends
         let _ = writeln!(text, "{line:<40} # {}", visible::line(&from));
     }
     for notice in &asked.merged.notices {
@@ -141,7 +167,7 @@ pub fn print_config(asked: &mut Asked) -> Result<()> {
     Ok(())
 }
 
-/// All values that the settings have, with the shape of a model that is named and what is still to be chosen.
+/// Returns all values of the settings, with the shape of a named model, and `auto` where the value is chosen later.
 fn every_value(asked: &Asked, settings: &Settings) -> wgpt::train::settings::Recipe {
     let (mut all, shape) = (settings.recipe(), settings.config());
     let sizes = [shape.layers, shape.heads, shape.channels, shape.vocab].map(Some);
@@ -151,7 +177,7 @@ fn every_value(asked: &Asked, settings: &Settings) -> wgpt::train::settings::Rec
     all
 }
 
-/// Says of a value that was not given if it is fixed or follows from others.
+/// Returns whether a value that was not given is a fixed default or follows from others.
 fn kind(name: &str, settings: &Settings) -> &'static str {
     let follows = ["tokenizer", "layers", "heads", "channels", "vocab", "context", "tokens-per-step", "val-limit"];
     let epoch = name == "steps" && settings.data.source != Source::Stories;

@@ -1,4 +1,4 @@
-//! Commands for a person to copy: they begin as the user began, and are quoted for a shell.
+//! Commands for a person to copy: they begin with the words that started this process, and are quoted for a shell.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -29,14 +29,14 @@ pub fn continued(out: &Path, names_folder: bool) -> String {
     let mut arguments = own_arguments();
     arguments.retain(|word| word != "--restart");
     if !names_folder {
-        // behind a bare `--` there are no flags
+        // words after a bare `--` are no flags
         let at = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
         arguments.splice(at..at, flag("--out", out));
     }
     launched(arguments)
 }
 
-/// Returns a command of as many processes as this one's run has.
+/// Returns a command that starts as many processes as this run has.
 pub fn launched(arguments: Vec<OsString>) -> String {
     let launcher = ranks::launcher();
     let line = command(arguments);
@@ -47,8 +47,8 @@ fn own_arguments() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-/// The words before this process's own arguments, as the user typed them: `cargo run --release --`, `tools/run` and the
-/// program, or the program alone.
+/// Returns the words before this process's arguments, as the user typed them: `cargo run --release --`, `tools/run` and
+/// the program, or the program alone.
 fn started_with() -> Vec<OsString> {
     let program = std::env::args_os().next().unwrap_or_else(|| "wgpt".into());
     if std::env::var_os(BY_CARGO).is_some() && !parent_has(BY_CARGO) {
@@ -60,7 +60,7 @@ fn started_with() -> Vec<OsString> {
     runner.filter(|_| is_ours).into_iter().chain([program]).collect()
 }
 
-/// Cargo sets this for what it runs, and on Unix becomes that process. Children of what it runs inherit it.
+/// A variable that Cargo sets for the process that it runs, and on Unix becomes. Children of that process inherit it.
 const BY_CARGO: &str = "CARGO_MANIFEST_DIR";
 
 /// Returns the words of `cargo run` for a program in the folder of a profile.
@@ -75,7 +75,7 @@ fn cargo_words(program: &Path) -> Vec<OsString> {
     [&["cargo", "run"], profile, &["--"]].concat().into_iter().map(OsString::from).collect()
 }
 
-/// True if the process that started this one has a variable, where the system tells.
+/// Returns whether the process that started this one has a variable, where the system shows that.
 #[cfg(target_os = "linux")]
 fn parent_has(variable: &str) -> bool {
     let bytes = std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id())).unwrap_or_default();
@@ -87,7 +87,7 @@ fn parent_has(_: &str) -> bool {
     false
 }
 
-/// Joins words so that a shell takes them apart again.
+/// Joins words, quoted so that a shell splits them again.
 fn quoted(words: &[OsString]) -> String {
     words.iter().map(shell::word).collect::<Vec<_>>().join(" ")
 }

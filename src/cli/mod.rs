@@ -6,6 +6,7 @@ mod data;
 mod devices;
 mod dry_run;
 mod eval;
+mod foreign;
 mod generate;
 mod invocation;
 mod model;
@@ -14,6 +15,7 @@ mod plan;
 mod precision;
 mod predicted;
 mod profile;
+mod progress;
 mod ranks;
 mod report;
 mod shader;
@@ -24,74 +26,75 @@ mod terminal;
 mod text;
 mod train;
 mod tune;
+mod usage;
 mod values;
 mod verify;
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::builder::StyledStr;
-use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use env_logger::{Target, WriteStyle};
 use wgpt::data::token_format::LOOKS_LIKE_TEXT;
-use wgpt::error::Error;
+use wgpt::error::{Error, Fault};
 use wgpt::files::{shell, visible};
 use wgpt::measure::plan::SMALLER;
 use wgpt::train::settings::Precision;
 
 /// A portable GPT-2 trainer: every operator is a WGSL compute shader.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 110)]
+#[command(version, about, max_term_width = 80, disable_help_flag = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say more: -v for our own steps, -vv for the driver's
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    /// More output: -v wgpt's own steps, -vv the driver's too
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Output")]
     verbose: u8,
+    /// Print help: -h in short, --help in full
+    #[arg(short, long, action = ArgAction::Help, global = true, help_heading = "Output")]
+    help: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model; with no argument a small one on stories that the program makes up
+    /// Train a model; without data a small one on made-up stories
     Train(Box<train::Args>),
     /// Continue a text with a trained model
     Generate(generate::Args),
     /// Prepare, fetch and inspect data
     Data(data::Args),
-    /// Measure a model: its loss on token shards, its accuracy on HellaSwag
+    /// Measure a model: loss on token shards, accuracy on HellaSwag
     Eval(eval::Args),
-    /// Write a model's weights in another layout: Hugging Face's, llm.c's or llama.cpp's
+    /// Convert weights to Hugging Face's, llm.c's or llama.cpp's layout
     Convert(convert::Args),
-    /// List the adapters and what each can do
+    /// List the adapters and their capabilities
     Devices,
-    /// Show where the time of a step goes, or only count what it asks for
+    /// Time the kernels of a step, or count their work
     Profile(Box<profile::Args>),
-    /// Show what a model takes of memory, time and money, without a GPU
+    /// Estimate memory, time and dollars, without a GPU
     Plan(Box<plan::Args>),
-    /// Try matrix kernels at a model's shapes and keep a record of the fastest
+    /// Time kernels at a model's shapes and record the fastest
     Tune(Box<tune::Args>),
-    /// Compare every checkpoint of a run with its manifest
+    /// Check every checkpoint of a run against its manifest
     Verify(verify::Args),
-    /// Write a page of one run, or of several over one another
+    /// Write report.html of one run, or of several together
     Report(report::Args),
-    /// Print the WGSL of a kernel, or the names of all
+    /// Print the WGSL of a kernel, or list all kernels
     Shader(shader::Args),
 }
 
-/// Parses the arguments and runs the command; the exit code says what went wrong.
+/// Parses the arguments and runs the command. The exit code states the kind of the error.
 pub fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(fault) = usage::taken_for_another(&Cli::command(), &words) {
+        return refuse(fault);
+    }
     let matches = Cli::command().try_get_matches();
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(shown) if shown.use_stderr() && ranks::launched_size() > 1 => {
-            let (text, code) = (shown.to_string(), shown.exit_code());
-            ranks::refuse(text, || {
-                show(shown);
-            });
-            return ExitCode::from(u8::try_from(code).unwrap_or(1));
-        }
-        Err(shown) => return show(shown),
+        Err(shown) if usage::is_help(&shown) => return show(&shown),
+        Err(shown) => return refuse(usage::fault(&shown, &Cli::command(), &words)),
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,7 +102,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says an error in the flags of a command, with what `name` adds to it; returns its exit code.
+/// Prints a fault of the command line. All processes of a run end with it.
+fn refuse(fault: Fault) -> ExitCode {
+    let error = Error::usage(fault);
+    if ranks::launched_size() > 1 {
+        ranks::refuse(&error, || {
+            tell(&error);
+        });
+    } else {
+        tell(&error);
+    }
+    ExitCode::from(error.exit_code())
+}
+
+/// Prints an error with the flags of a command, after `name` has changed it. Returns its exit code.
 fn tell_of(error: Error, command: &str, name: impl FnOnce(Error) -> Error) -> ExitCode {
     let cli = Cli::command();
     let error = cli.find_subcommand(command).map_or(error.clone(), |command| in_flags(error, command));
@@ -113,23 +129,28 @@ fn run(cli: Cli) -> wgpt::error::Result<()> {
         1 => "info,wgpu_hal=warn,wgpu_core=warn,naga=warn",
         _ => "debug",
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).format(note).init();
+    let style = if std::io::stderr().is_terminal() { WriteStyle::Always } else { WriteStyle::Never };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
+        .format(note)
+        .target(Target::Pipe(Box::new(progress::Above)))
+        .write_style(style)
+        .init();
     expect_broken_tables();
     signals::survive_large_files();
     match &cli.command {
-        // a recipe may say more
+        // the precision may be in a recipe
         Command::Train(_) => {}
         Command::Tune(args) => widen_for(args.precision),
         Command::Profile(args) => widen_for(args.precision),
         _ => wgpt::gpu::use_wide_vectors(),
     }
-    // a run's product is its folder: it does not fail because nobody can read how it went
+    // the product of a run is its folder: it does not fail because its output cannot be read
     let is_run = matches!(&cli.command, Command::Train(args) if !args.print_config && !args.dry_run);
     let result = dispatch(cli.command);
     if is_run { result } else { result.and_then(|()| stdout::finish()) }
 }
 
-/// Writes a note of the log. Ours are a line each, whatever names they hold; those of a driver may have several.
+/// Writes a note of the log. A note of wgpt is one line, whatever names it has; one of a driver may have several lines.
 fn note(out: &mut env_logger::fmt::Formatter, record: &log::Record) -> std::io::Result<()> {
     let (text, style) = (record.args().to_string(), out.default_level_style(record.level()));
     let is_ours = record.target().starts_with(env!("CARGO_PKG_NAME"));
@@ -138,8 +159,8 @@ fn note(out: &mut env_logger::fmt::Formatter, record: &log::Record) -> std::io::
     writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {text}", record.target())
 }
 
-/// Lets a software adapter compute with its widest vectors, unless f16 is asked for: software Vulkan has cooperative
-/// matrices, which f16 wants, at its own width only.
+/// Lets a software adapter compute with its widest vectors, unless f16 is asked for: software Vulkan has the
+/// cooperative matrices of f16 at its default width only.
 fn widen_for(precision: Precision) {
     if precision::may_be_f32(precision) {
         wgpt::gpu::use_wide_vectors();
@@ -148,7 +169,7 @@ fn widen_for(precision: Precision) {
 
 fn dispatch(command: Command) -> wgpt::error::Result<()> {
     match command {
-        // one process of several says what all would
+        // the first process prints what all would
         Command::Train(args) if (args.print_config || args.dry_run) && ranks::is_other() => Ok(()),
         Command::Train(args) if args.print_config => dry_run::print_config(&mut args.ask()?),
         Command::Train(args) if args.dry_run => dry_run::run(&mut args.ask()?),
@@ -167,61 +188,16 @@ fn dispatch(command: Command) -> wgpt::error::Result<()> {
     }
 }
 
-/// Prints clap's help, version or error; its exit code.
-fn show(mut text: clap::Error) -> ExitCode {
-    // a shell makes arguments of names of files
-    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(visible::is_hidden)) {
-        spell(&mut text);
-        return show_spelled(&text);
-    }
+/// Prints clap's help or version and returns the exit code.
+fn show(text: &clap::Error) -> ExitCode {
     match text.print() {
         Err(error) if !text.use_stderr() && error.kind() != ErrorKind::BrokenPipe => tell(&stdout::fault(&error)),
         _ => ExitCode::from(u8::try_from(text.exit_code()).unwrap_or(1)),
     }
 }
 
-/// Prints an error of clap with every argument that has hidden characters spelled, also where a value's own parser repeats it.
-fn show_spelled(error: &clap::Error) -> ExitCode {
-    let mut text = error.to_string();
-    for argument in std::env::args_os() {
-        let argument = argument.to_string_lossy();
-        let value = argument.split_once('=').map_or("", |(_, value)| value);
-        for part in [&*argument, value].into_iter().filter(|part| part.contains(visible::is_hidden)) {
-            // clap leaves colours out, and what looks like them
-            let plain = StyledStr::from(part.to_owned()).to_string();
-            for there in [part, plain.as_str()].into_iter().filter(|there| there.contains(visible::is_hidden)) {
-                text = text.replace(there, &visible::line(part));
-            }
-        }
-    }
-    let _ = if error.use_stderr() {
-        write!(std::io::stderr(), "{}", text::harmless(&text))
-    } else {
-        write!(std::io::stdout(), "{}", text::harmless(&text))
-    };
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
-}
-
-/// Makes all characters visible in the arguments that an error of clap names, which leaves its tips without colours.
-fn spell(error: &mut clap::Error) {
-    let styled = |text: &StyledStr| visible::line(&text.to_string()).into();
-    let given: Vec<(ContextKind, ContextValue)> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
-    for (kind, value) in given {
-        let value = match value {
-            ContextValue::String(text) => ContextValue::String(visible::line(&text)),
-            ContextValue::Strings(texts) => {
-                ContextValue::Strings(texts.iter().map(|text| visible::line(text)).collect())
-            }
-            ContextValue::StyledStrs(texts) => ContextValue::StyledStrs(texts.iter().map(styled).collect()),
-            ContextValue::StyledStr(text) if kind != ContextKind::Usage => ContextValue::StyledStr(styled(&text)),
-            value => value,
-        };
-        error.insert(kind, value);
-    }
-}
-
-/// Says an error of the floors below, which know no flags, in those of a command: the flag that a setting came from, and
-/// which flags make a run smaller.
+/// Names the flags of a command in an error of a lower floor, which knows no flags: the flag that a setting came from,
+/// and those that make a run smaller.
 fn in_flags(error: Error, command: &clap::Command) -> Error {
     use wgpt::gpu::devices::{ADAPTER_TWICE, ADAPTERS_CHOICE};
     let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
@@ -243,22 +219,34 @@ fn in_flags(error: Error, command: &clap::Command) -> Error {
         (Error::Memory(_), _) => return error.with_advice("try a smaller model"),
         _ => return error,
     };
-    if has(&flag) { error.with_place(format!("--{flag}")) } else { error }
+    if !has(&flag) {
+        return error;
+    }
+    let error = error.with_place(format!("--{flag}"));
+    let found = error.fault().found.trim_matches('`').to_owned();
+    error.with_advice(foreign::value(&format!("--{flag}"), &found).unwrap_or_default())
 }
 
-/// One line for an error; its exit code.
+/// Prints an error as one line. Returns its exit code.
 fn tell(error: &Error) -> ExitCode {
     // names of files and tensors may hold anything; only the table of a memory plan and a driver's report have lines
-    let text = match error {
-        Error::Memory(_) | Error::Gpu(_) => text::harmless(&error.to_string()),
-        _ => visible::line(&error.to_string()),
+    let (text, more) = match error {
+        Error::Memory(_) | Error::Gpu(_) => {
+            let text = text::harmless(&error.to_string());
+            text.split_once('\n')
+                .map_or((text.clone(), String::new()), |(line, more)| (line.into(), more.to_owned() + "\n"))
+        }
+        _ => (visible::line(&error.to_string()), String::new()),
     };
+    progress::clear();
     let kind = if matches!(error, Error::Stopped(_)) { "" } else { "error: " };
-    let _ = writeln!(std::io::stderr(), "{kind}{text}");
+    // the table first: the last line is the error
+    let _ = writeln!(std::io::stderr(), "{more}{kind}{text}");
     ExitCode::from(error.exit_code())
 }
 
-/// The Parquet library panics over some broken files. What reads them makes an error of that: it is not to be told twice.
+/// Silences panics of the Parquet library over some broken files: their reader turns them into errors, which are
+/// printed.
 fn expect_broken_tables() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -271,9 +259,8 @@ fn expect_broken_tables() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wgpt::error::Fault;
 
-    /// clap checks this in builds for debugging alone, and ends the program.
+    /// clap checks this in debug builds only, and panics.
     #[test]
     fn every_group_of_arguments_has_a_name_of_its_own() {
         fn check(command: &clap::Command) {

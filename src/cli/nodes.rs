@@ -4,35 +4,36 @@ use wgpt::measure::exchange::{LinkSpeed, NETWORKS, Network, SharedStep};
 use wgpt::measure::plan::Subject;
 use wgpt::measure::table::Table;
 use wgpt::ops::wire::Format;
+use wgpt::units::counted;
 
 use super::terminal::{say, say_lines};
 
-/// A batch and the milliseconds of a micro-step of it, for steps of a run that such batches make up.
+/// Returns the batch of a run's micro-steps and the milliseconds of one, if batches divide its steps.
 pub type Micro<'m> = dyn Fn(&Subject) -> Option<(usize, f64)> + 'm;
 
 /// A run whose efficiency is predicted for several numbers of machines.
 pub struct Scaling<'s> {
     /// The run on all machines.
     pub subject: &'s Subject,
-    /// Logical ranks, if they are not one a device.
+    /// Logical ranks, if they are not one per device.
     pub ranks: Option<usize>,
     /// The batch of a micro-step.
     pub micro: &'s Micro<'s>,
-    /// Tokens of a step; without them one micro-step a rank, so that more machines take larger steps.
+    /// Tokens per step; without them a step has one micro-step of each rank, so that more machines take larger steps.
     pub tokens: Option<f64>,
     /// How devices reach the host's memory.
     pub link: LinkSpeed,
 }
 
-/// The efficiency that a cluster should have.
+/// The efficiency that a cluster should reach.
 const AIM: f64 = 0.9;
 /// The wires of the table.
 const WIRES: [(&str, Option<Format>); 2] = [("f32", None), ("bf16", Some(Format::Bf16))];
-/// The networks of the table: 200G lies between two of them.
+/// The networks of the table. 200G is between two of them.
 const SHOWN: [&str; 4] = ["10G", "25G", "100G", "400G"];
 
 impl Scaling<'_> {
-    /// Prints the table, and what would mend it where it falls below the aim.
+    /// Prints the table, and remedies where the efficiency is below the aim.
     pub fn print(&self) {
         let most = self.subject.machines;
         let mut numbers: Vec<usize> =
@@ -56,8 +57,10 @@ impl Scaling<'_> {
             table.row_of(row);
         }
         let steps = match self.tokens {
-            Some(tokens) => format!("steps of {tokens} tokens, which smaller batches keep on more devices"),
-            None => "one micro-step of each rank a step".to_owned(),
+            Some(tokens) => {
+                format!("steps of {}, in smaller batches on more devices", counted(tokens.round() as u64, "token"))
+            }
+            None => "one micro-step of each rank per step".to_owned(),
         };
         say_lines!("\nefficiency in %, {steps}, {}; predicted, not measured\n{table}", self.link.bus.name);
         self.say_of_one();
@@ -68,7 +71,7 @@ impl Scaling<'_> {
         self.subject.devices / self.subject.machines
     }
 
-    /// The step on so many machines, and its batch; none if there is none of so many tokens.
+    /// Returns the step on so many machines, and its batch; `None` if no batch divides the tokens of a step.
     fn step(&self, nodes: usize, network: &Network, wire: Option<Format>) -> Option<(usize, SharedStep)> {
         let devices = nodes * self.each();
         let subject = Subject { devices, ranks: self.ranks.unwrap_or(devices), machines: nodes, wire, ..*self.subject };
@@ -80,12 +83,12 @@ impl Scaling<'_> {
         SharedStep::predict(&subject, &link, batch, ms, self.tokens).ok().map(|step| (batch, step))
     }
 
-    /// Says from how many machines on the efficiency falls below the aim over a network, and what would mend it on all of them.
+    /// Prints from how many machines the efficiency is below the aim over a network, and remedies for all machines.
     fn mend(&self, numbers: &[usize], network: &Network) {
         let efficiency =
             |nodes: usize, network: &Network, wire| self.step(nodes, network, wire).map(|(_, step)| step.efficiency());
         let is_below = |nodes: &&usize| efficiency(**nodes, network, None).is_some_and(|found| found < AIM);
-        // on one machine there is no network
+        // one machine has no network
         let several = numbers.iter().filter(|nodes| **nodes > 1);
         let reached = several.clone().rfind(|nodes| self.step(**nodes, network, None).is_some());
         let (Some(first), Some(&last)) = (several.clone().find(is_below), reached) else { return };
@@ -107,10 +110,10 @@ impl Scaling<'_> {
         let is_enough = |other: &&Network| efficiency(last, other, None).is_some_and(|found| found >= AIM);
         let faster = NETWORKS.iter().filter(|other| other.gb > network.gb).find(is_enough);
         mends.extend(faster.map(|other| format!("{} reaches it too", other.name)));
-        say!("{}: below {aim:.0} % from {first} machines on; on {last}, {}", network.name, mends.join(", "));
+        say!("{}: below {aim:.0} % from {first} machines; on {last}, {}", network.name, mends.join(", "));
     }
 
-    /// Says that one machine, which needs no network, is below the aim already.
+    /// Prints that even one machine, which needs no network, is below the aim.
     fn say_of_one(&self) {
         let one = self.step(1, &NETWORKS[0], None).map(|(_, step)| step.efficiency());
         if let Some(one) = one.filter(|one| *one < AIM) {

@@ -5,7 +5,7 @@ use wgpt::gpu::{self, Caps, Elem};
 use wgpt::ops::matmul;
 pub use wgpt::train::settings::Precision;
 
-/// Returns the element type that is meant on the adapter that a run takes.
+/// Returns the element type of a precision on the adapter of a run.
 pub fn resolve(precision: Precision, device: Option<&str>) -> Result<Elem> {
     match precision {
         Precision::F32 => Ok(Elem::F32),
@@ -20,8 +20,8 @@ pub fn on(precision: Precision, caps: &Caps) -> Elem {
     if precision == Precision::F16 || precision == Precision::Auto && offered { Elem::F16 } else { Elem::F32 }
 }
 
-/// Returns true if f32 is asked for, or may come of it: such runs compute with the widest vectors of a software adapter,
-/// which has cooperative matrices, that f16 wants, at its own width only.
+/// Returns whether a run may be in f32. It then computes with the widest vectors of a software adapter, which has the
+/// cooperative matrices of f16 at its default width only.
 pub fn may_be_f32(precision: Precision) -> bool {
     precision != Precision::F16
 }

@@ -7,27 +7,32 @@ use wgpt::files::{bounded, open};
 use wgpt::gpu::{Elem, Gpu};
 use wgpt::measure::Table;
 use wgpt::measure::exchange::{LinkSpeed, SharedStep};
-use wgpt::measure::plan::{Subject, mib};
+use wgpt::measure::plan::Subject;
 use wgpt::measure::predict::card::{Card, cards};
 use wgpt::measure::predict::code::Codes;
 use wgpt::measure::predict::{self, Prediction, Step, three};
 use wgpt::train::Sizes;
+use wgpt::units::size;
 
 use super::terminal::{say, say_lines};
 
 /// The flags of a prediction.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[group(id = "predicted")]
 pub struct Args {
-    /// Predict the time of a step on a GPU that need not be here, and plan for its memory: h100 h200 a100 rtx-4090 rtx-3090
-    /// rx-7900-xtx apple-m1, or all
+    /// GPU to predict the speed of: h100 rtx-4090 ... or all
+    ///
+    /// h100 h200 a100 rtx-4090 rtx-3090 rx-7900-xtx apple-m1, or all. It need not be here. The plan is for its memory
     #[arg(long, value_name = "CARD", conflicts_with_all = ["tokens_per_second", "tflops", "like"])]
+    #[arg(help_heading = "Devices")]
     gpu: Option<String>,
-    /// Also print each kernel's predicted time and what limits it
-    #[arg(long, requires = "gpu")]
+    /// Also print kernels and their limiters
+    #[arg(long, requires = "gpu", help_heading = "Hours and dollars")]
     kernels: bool,
-    /// Machine code of kernels, as tools/isa --json writes it [default: that of the kernels of a d12 step, part of the program]
-    #[arg(long, value_name = "FILE", requires = "gpu")]
+    /// Machine code of kernels, from tools/isa --json
+    ///
+    /// [default: that of the kernels of a d12 step, which is part of the program]
+    #[arg(long, value_name = "FILE", requires = "gpu", help_heading = "Hours and dollars", hide_short_help = true)]
     machine_code: Option<PathBuf>,
 }
 
@@ -40,7 +45,7 @@ pub fn card(flag: &str, name: &str) -> Result<&'static Card> {
 pub struct Predicted(Vec<(usize, Prediction)>);
 
 impl Predicted {
-    /// The fastest batch that is good, else the fastest, and the milliseconds of its micro-step.
+    /// Returns the fastest batch that is good, else the fastest one, and the milliseconds of its micro-step.
     pub fn best(&self, good: impl Fn(usize) -> bool) -> Option<(usize, f64)> {
         let is_good = |all: &&(usize, Prediction)| good(all.0);
         let by_speed =
@@ -49,14 +54,14 @@ impl Predicted {
         best.map(|(batch, prediction)| (*batch, prediction.ms()))
     }
 
-    /// Tokens a second at the fastest batch.
+    /// Returns the tokens/s at the fastest batch.
     pub fn tokens_per_s(&self) -> Option<f64> {
         self.0.iter().map(|(_, prediction)| prediction.tokens_per_s()).max_by(f64::total_cmp)
     }
 }
 
 impl Args {
-    /// The cards that are asked for.
+    /// Returns the cards that are asked for.
     pub fn cards(&self) -> Result<Vec<&'static Card>> {
         match self.gpu.as_deref() {
             None => Ok(Vec::new()),
@@ -66,26 +71,26 @@ impl Args {
     }
 }
 
-/// Bytes of a file of machine code's figures at most: the committed one has some 100 KB.
+/// Most bytes of a file of machine code's figures: the committed one has some 100 KB.
 const MACHINE_CODE_BYTES: u64 = 16 << 20;
 
 /// The tokens and the price that the table of all cards turns into hours and dollars.
 pub struct Cost {
     /// Tokens to train on, if that is asked for.
     pub tokens: Option<f64>,
-    /// Dollars an hour.
+    /// Dollars per hour.
     pub price: Option<f64>,
 }
 
 /// Several devices that share each step.
 pub struct Shared<'l> {
-    /// How they reach each other.
+    /// The bus and the network between them.
     pub link: &'l LinkSpeed,
     /// Tokens of a step, if that is asked for.
     pub tokens: Option<f64>,
 }
 
-/// Predicts and prints: on one card every batch that fits, on several cards one batch on each.
+/// Predicts and prints: for one card every batch that fits, for several cards one batch each.
 pub fn print(
     args: &Args,
     cards: &[&'static Card],
@@ -115,7 +120,7 @@ pub fn print(
             let best = predictions.iter().max_by(|a, b| a.1.tokens_per_s().total_cmp(&b.1.tokens_per_s()));
             let Some((batch, best)) = best else { return Ok(None) };
             if predictions.len() > 1 {
-                let mut table = Table::new(&["batch", "ms a micro-step, predicted", "tokens/s"]);
+                let mut table = Table::new(&["batch", "ms per micro-step, predicted", "tokens/s"]);
                 for (batch, prediction) in &predictions {
                     table.row([batch.to_string(), three(prediction.ms()), three(prediction.tokens_per_s())]);
                 }
@@ -150,7 +155,7 @@ pub fn print(
     }
 }
 
-/// Cards side by side.
+/// Returns a table of cards side by side.
 fn compare(
     predictions: &[(&Card, Prediction)],
     subject: &Subject,
@@ -159,7 +164,7 @@ fn compare(
     shared: Option<&Shared>,
 ) -> Result<Table> {
     let costs = cost.tokens.is_some() || cost.price.is_some();
-    let mut heading = vec!["<card", "<type", "ms a micro-step", "tokens/s"];
+    let mut heading = vec!["<card", "<type", "ms per micro-step", "tokens/s"];
     if shared.is_some() {
         heading.extend(["ms by the exchange", "tokens/s of all", "efficiency %"]);
     }
@@ -173,7 +178,7 @@ fn compare(
         let memory = if needed <= has {
             "fits".into()
         } else {
-            format!("does not fit: needs {} of {} MiB", mib(needed), mib(has))
+            format!("does not fit: needs {} of {}", size(needed), size(has))
         };
         let mut speed = prediction.tokens_per_s();
         let mut row = vec![card.name.clone(), prediction.precision.into(), three(prediction.ms()), three(speed)];

@@ -23,6 +23,7 @@ use wgpt::run::orders::Crew;
 use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::Wire;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
+use wgpt::units;
 
 use super::precision::{self, Precision};
 use super::predicted;
@@ -31,13 +32,15 @@ use super::shape::Shape;
 use super::stdout;
 use super::terminal::{say, say_lines};
 
-/// Micro-steps at most.
+/// Most micro-steps.
 const MOST_MICRO_STEPS: usize = 1024;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+Examples:
   wgpt profile --model d12 --batch 4 --context 64
-  wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --trace trace.json
+  wgpt profile --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 \\
+      --context 128 --trace trace.json
   wgpt profile --count --model d12 --batch 64 --context 1024
   wgpt profile --statistics --model d12 --batch 16
   wgpt profile --devices all --model d12 --batch 64 --wire bf16
@@ -46,32 +49,38 @@ pub struct Args {
     #[command(flatten)]
     shape: Shape,
 
-    /// Sequences of a micro-step
-    #[arg(long, default_value_t = 4)]
+    /// Sequences per micro-step
+    #[arg(long, value_name = "N", default_value_t = 4)]
     batch: usize,
-    /// Tokens of a sequence [default: 1024, on a software adapter 64]
-    #[arg(long)]
+    /// Tokens per sequence
+    ///
+    /// [default: 1024, on a software adapter 64]
+    #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Micro-steps of a step, of each device
-    #[arg(long, default_value_t = 1)]
+    /// Micro-steps per step, of each device
+    #[arg(long, value_name = "N", default_value_t = 1)]
     accumulation: usize,
-    /// Element type of matrix operands
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    /// f32, f16 (mixed) or auto
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::Auto)]
     pub precision: Precision,
-    /// What the backward pass computes again instead of keeping it: none, gelu, ln or block
-    #[arg(long, value_name = "LEVEL", default_value = "none")]
+    /// Activations computed again: none, gelu, ln or block
+    #[arg(long, value_name = "LEVEL", default_value = "none", hide_short_help = true)]
     recompute: Recompute,
-    /// Token shards to read batches from, as `wgpt train` finds them [default: random tokens]
-    #[arg(long, value_name = "GLOB|NAME", num_args = 1..)]
+    /// Token shards to read batches from [default: random tokens]
+    ///
+    /// Files, a pattern, a folder, or a name of `wgpt data fetch`, as for `wgpt train`
+    #[arg(long, value_name = "GLOB|NAME", num_args = 1.., hide_short_help = true)]
     data: Vec<PathBuf>,
     /// Layout of --data: shard, u16, u32 or npy
-    #[arg(long, value_name = "FORMAT", default_value_t, requires = "data")]
+    #[arg(long, value_name = "FORMAT", default_value_t, requires = "data", hide_short_help = true)]
     data_format: TokenFormat,
-    /// Steps on the wall clock at most
-    #[arg(long, default_value_t = 20)]
+    /// Most steps on the wall clock
+    #[arg(long, value_name = "N", default_value_t = 20)]
     steps: usize,
-    /// Seconds for them, and for three steps with every kernel timed at most as many again each
-    #[arg(long, default_value_t = 10.0)]
+    /// Seconds for these steps
+    ///
+    /// Three more steps, with every kernel timed, take at most as long each
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     seconds: f64,
     /// Write a Chrome trace, for ui.perfetto.dev
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
@@ -79,54 +88,63 @@ pub struct Args {
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only time whole steps on the wall clock
+    /// Only time whole steps, on the wall clock
     #[arg(long, conflicts_with = "count")]
     wall: bool,
     /// Only count dispatches, bytes and operations: needs no GPU
     #[arg(long)]
     count: bool,
-    /// Print what the driver reports of each kernel: registers, spills, workgroup memory, in its own words
+    /// Print the driver's figures on each kernel
+    ///
+    /// Registers, spills and workgroup memory, under the driver's names
     #[arg(long, conflicts_with = "count")]
     statistics: bool,
-    /// With --statistics: only the N kernels that are predicted to take most of a step
+    /// Only the N kernels with the longest predicted time
     #[arg(long, value_name = "N", requires = "statistics")]
     heaviest: Option<usize>,
     /// Only measure the adapter's rates: copies, multiply-adds, matrices
     #[arg(long, conflicts_with_all = ["count", "statistics", "wall", "trace"])]
     roofs: bool,
-    /// With --roofs: also try products in matrices of a whole workgroup, where the driver has VK_NV_cooperative_matrix2 and
-    /// the precision is f16
-    #[arg(long, requires = "roofs")]
+    /// With --roofs: also try matrices of a whole workgroup
+    ///
+    /// Needs VK_NV_cooperative_matrix2 and --precision f16
+    #[arg(long, requires = "roofs", hide_short_help = true)]
     experimental: bool,
-    /// Leave the driver's bounds checks on, which wgpt switches off on Vulkan
-    #[arg(long, conflicts_with = "count")]
+    /// Keep the driver's bounds checks, which wgpt switches off on Vulkan
+    #[arg(long, conflicts_with = "count", hide_short_help = true)]
     driver_checks: bool,
     /// Keep bounds checks in all kernels and in the driver
-    #[arg(long, conflicts_with_all = ["count", "statistics", "driver_checks"])]
+    #[arg(long, conflicts_with_all = ["count", "statistics", "driver_checks"], hide_short_help = true)]
     checked: bool,
-    /// Set the kernels beside the prediction for this GPU [default: the adapter's own, where `wgpt plan --gpu` knows it]
-    #[arg(long, value_name = "CARD", conflicts_with_all = ["count", "wall"])]
+    /// Compare the kernels with the prediction for this GPU
+    ///
+    /// [default: the adapter's own, where `wgpt plan --gpu` knows it]
+    #[arg(long, value_name = "CARD", conflicts_with_all = ["count", "wall"], hide_short_help = true)]
     against: Option<String>,
     /// Adapter by index or part of its name
-    #[arg(long)]
+    #[arg(long, value_name = "DEVICE", help_heading = "Devices")]
     device: Option<String>,
-    /// Devices that share each step, one rank each, as `wgpt train` has them: adds the exchange. Processes that an MPI launcher
-    /// starts share it too
+    /// Several GPUs that share each step: all, or as 0,1
+    ///
+    /// One rank each, as with `wgpt train`; the exchange is measured too. Processes that an MPI launcher starts also
+    /// share it
     #[arg(long, value_name = "all|LIST", conflicts_with_all = ["device", "count", "statistics", "roofs"])]
+    #[arg(help_heading = "Devices")]
     devices: Option<String>,
     /// Allow a GPU twice in --devices
-    #[arg(long)]
+    #[arg(long, help_heading = "Devices", hide_short_help = true)]
     share_device: bool,
-    /// Element type of gradients on their way between devices
-    #[arg(long, value_enum, default_value_t = Wire::F32)]
+    /// Type of gradients between devices: f32, bf16 or f16
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Wire::F32)]
+    #[arg(help_heading = "Devices", hide_short_help = true)]
     wire: Wire,
     #[command(flatten)]
     processes: ranks::Args,
 }
 
 impl Args {
-    /// The adapters to open, each by its number, or the one that is asked for. Of several processes each takes one of its own if
-    /// none is asked for.
+    /// Returns the adapters to open, each by its number, or the one that is asked for. Each of several processes takes
+    /// its own adapter if none is asked for.
     fn devices(&self, world: Option<&World>) -> Result<Vec<Option<String>>> {
         let chosen = match (&self.devices, world) {
             (Some(asked), _) => devices::choose(asked, self.share_device)?,
@@ -143,13 +161,15 @@ impl Args {
                 return Err(Error::usage(format!("{flag}: 0, expected at least 1")));
             }
         }
-        // a count is recorded command by command: sizes that no machine trains would take forever
+        // a count records every command: sizes that no machine trains would take forever
         let tokens = self.batch.checked_mul(context).filter(|tokens| *tokens <= MAX_TOKENS);
         if tokens.is_none() || self.accumulation > MOST_MICRO_STEPS {
             return Err(Error::usage(format!(
-                "profile: batch {} x context {context} x {} micro-steps, expected at most {MAX_TOKENS} tokens a micro-step \
-                 and {MOST_MICRO_STEPS} micro-steps",
-                self.batch, self.accumulation
+                "profile: batch {} x context {context} x {} micro-steps, expected at most {} per micro-step and {} micro-steps",
+                self.batch,
+                self.accumulation,
+                units::counted(MAX_TOKENS as u64, "token"),
+                units::count(MOST_MICRO_STEPS as u64)
             )));
         }
         let config = self.shape.config(context)?;
@@ -186,7 +206,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn profile(args: &Args, world: Option<&World>) -> Result<()> {
     if !args.seconds.is_finite() || args.seconds < 0.0 {
-        return Err(Error::usage(format!("--seconds: {}, expected a number from 0 on", args.seconds)));
+        return Err(Error::usage(format!("--seconds: {}, expected a number of at least 0", args.seconds)));
     }
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let names = args.devices(world)?;
@@ -232,7 +252,7 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
         machines,
         wire: args.wire.format(),
     };
-    // before anything is made: sizes that no memory holds end here
+    // before anything is allocated: sizes that no memory holds end here
     let planned_bytes = subject.plan(gpu, sizes.batch)?.total();
     let sources = match args.data.is_empty() {
         true => None,
@@ -350,7 +370,7 @@ struct Measured {
     profile: Option<(Profile, Roofs)>,
 }
 
-/// Measures the adapter's rates and sets them beside the card's.
+/// Measures the adapter's rates and compares them with the card's.
 fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
     say_device(gpu, None);
     let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0) / 20.0);
@@ -375,7 +395,7 @@ fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
     }
 }
 
-/// Prints the driver's figures on the kernels that the trainer has built, the heaviest first by the prediction for a card.
+/// Prints the driver's figures on the kernels that the trainer has built, those with the longest predicted time first.
 fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()> {
     let gpu = trainer.gpu();
     say_device(gpu, None);

@@ -1,4 +1,4 @@
-//! A run of several processes: joins those that an MPI launcher has started, deals out devices, and ends all together.
+//! A run of several processes: joins those that an MPI launcher has started, assigns devices, and ends all together.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,25 +18,30 @@ use wgpt::train::settings::compare;
 use super::tell_of;
 use super::terminal::remark;
 
-/// The word for a process that is to train alone, whatever has started it.
+/// The value of `--mpi` for a process that trains alone, whatever has started it.
 const NONE: &str = "none";
 
-/// How long a process waits for the first one to say an error that both may have.
+/// How long a process waits for the first one to print an error that both may have.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The processes of this one's run: for whoever has to end them all, from any thread.
+/// The processes of this process's run, so that any thread can end them all.
 static WORLD: OnceLock<World> = OnceLock::new();
 
 /// How processes find each other, and how long they wait for each other.
 #[derive(Debug, clap::Args)]
 #[group(id = "processes")]
 pub struct Args {
-    /// MPI library of the launcher that started this process [default: the first of libmpi_abi.so.1, libmpi.so.12 and libmpi.so.40
-    /// that belongs to it]; with none this process ignores the launcher
-    #[arg(long, value_name = "PATH|none")]
+    /// MPI library of the launcher
+    ///
+    /// With none this process ignores the launcher that started it [default: the first of libmpi_abi.so.1, libmpi.so.12
+    /// and libmpi.so.40 that belongs to the launcher]
+    #[arg(long, value_name = "PATH|none", help_heading = "Devices", hide_short_help = true)]
     mpi: Option<PathBuf>,
-    /// Seconds without a sign of life of another process after which an MPI run ends with exit code 4
+    /// Seconds of silence of a process that end an MPI run
+    ///
+    /// The exit code is then 4
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
+    #[arg(help_heading = "Devices", hide_short_help = true)]
     rank_timeout: u64,
 }
 
@@ -73,12 +78,12 @@ pub fn launched_size() -> usize {
     launch().ok().flatten().map_or(1, |launch| launch.size)
 }
 
-/// True once the run of several processes has ended: a signal is then the launcher's, and of no concern.
+/// Returns whether the run of several processes has ended. A signal after that comes from the launcher and is ignored.
 pub fn is_over() -> bool {
     WORLD.get().is_some_and(World::has_ended)
 }
 
-/// Returns the words that start as many processes, for a command that continues a run.
+/// Returns the launcher's words that start as many processes, for a command that resumes the run.
 pub fn launcher() -> Vec<String> {
     WORLD.get().map_or_else(Vec::new, |world| {
         let (command, size) = (world.launcher().command(), world.size().to_string());
@@ -86,31 +91,31 @@ pub fn launcher() -> Vec<String> {
     })
 }
 
-/// Returns true for a process that a launcher has started behind the first one.
+/// Returns whether a launcher has started this process and it is not the first one.
 pub fn is_other() -> bool {
     launch().is_ok_and(|launch| launch.is_some_and(|launch| launch.rank > 0))
 }
 
-/// Returns which signal has asked which other process of the run to stop.
+/// Returns the signal that has asked another process of the run to stop, and that process.
 pub fn signal() -> Option<&'static str> {
     static SIGNAL: OnceLock<String> = OnceLock::new();
     let told = WORLD.get().and_then(World::signal)?;
     Some(SIGNAL.get_or_init(|| told))
 }
 
-/// Returns true for the process that talks: the first, or the only one.
+/// Returns whether this process prints: the first one does, or the only one.
 pub fn is_first(world: Option<&World>) -> bool {
     world.is_none_or(World::is_first)
 }
 
-/// Returns the number of the GPU that a process takes, at position `at` among `local` ones of its machine, if none is asked for.
+/// Returns the number of the default GPU of a process at position `at` among `local` ones of its machine.
 ///
 /// # Errors
 /// [`Error::Usage`] if there are fewer GPUs than processes, which may not `share` them.
 pub fn own_device((at, local): (usize, usize), share: bool) -> Result<usize> {
     let all = devices::choose("all", false)?;
     match &all[..] {
-        // a batch system may leave each process one, its own
+        // a batch system may show each process only its own GPU
         [only] => Ok(*only),
         all if at < all.len() || share => Ok(all[at % all.len()]),
         all => {
@@ -122,10 +127,11 @@ pub fn own_device((at, local): (usize, usize), share: bool) -> Result<usize> {
     }
 }
 
-/// Lays out the devices that all processes have chosen, each by its number or name.
+/// Returns the layout of the devices that all processes have chosen, each by its number or name.
 ///
 /// # Errors
-/// [`Error::Device`] if one is unknown; [`Error::Usage`] if two processes have chosen the same GPU and may not `share` it.
+/// [`Error::Device`] if one is unknown; [`Error::Usage`] if two processes have chosen the same GPU and may not `share`
+/// it.
 pub fn lay_out(world: &World, chosen: &[Option<String>], share: bool) -> Result<Layout> {
     let found = adapter::list();
     let caps = |device: &Option<String>| -> Result<Caps> {
@@ -139,7 +145,7 @@ pub fn lay_out(world: &World, chosen: &[Option<String>], share: bool) -> Result<
     let all: Vec<Vec<Caps>> = orders::share(world, &own)?;
     let machines = world.machines();
     let layout = Layout::new(machines, &all.iter().map(Vec::len).collect::<Vec<_>>());
-    // the first process tells what all see
+    // the first process reports what all see
     if share || !world.is_first() {
         return Ok(layout);
     }
@@ -192,12 +198,12 @@ pub fn compare(
     crew.compare(&own)
 }
 
-/// A fingerprint as people compare it.
+/// Returns the short form of a fingerprint, for people to compare.
 fn short(fingerprint: &str) -> String {
     blake3::hash(fingerprint.as_bytes()).to_hex()[..12].to_owned()
 }
 
-/// Ends the first process of a run: all others leave with it.
+/// Ends the first process of a run, and all others with it.
 ///
 /// # Errors
 /// [`Error::Stopped`] of a run that was saved. After any other error the process ends here.
@@ -214,7 +220,8 @@ pub fn leave(world: &World, result: Result<()>) -> Result<()> {
     result
 }
 
-/// Ends a process but the first: with the exit code of the first, in silence, since that one says what there is to say.
+/// Ends a process that is not the first, with the exit code of the first and without a message: the first one prints
+/// it.
 pub fn follow_out(world: &World, result: Result<u8>) -> ! {
     let ended = result.and_then(|code| world.finish().map(|()| code));
     match ended {
@@ -223,7 +230,7 @@ pub fn follow_out(world: &World, result: Result<u8>) -> ! {
     }
 }
 
-/// Ends a process where all do the same. Only the first comes back from here, and only without an error.
+/// Ends a process at a point that all processes reach. Only the first one returns from here, and only without an error.
 ///
 /// # Errors
 /// None.
@@ -234,16 +241,16 @@ pub fn part(world: &World, result: Result<()>) -> Result<()> {
     if world.is_first() { Ok(()) } else { std::process::exit(0) }
 }
 
-/// Ends a process whose arguments are wrong, and with it all others, which would wait for it: `say` says why.
-pub fn refuse(text: String, say: impl FnOnce()) {
+/// Ends a process whose arguments are wrong, and all others, which would wait for it. `say` prints the error.
+pub fn refuse(error: &Error, say: impl FnOnce()) {
     let args = Args { mpi: None, rank_timeout: 60 };
     match join(&args) {
-        Ok(Some(world)) => die_saying(world, &Error::usage(text), say),
+        Ok(Some(world)) => die_saying(world, error, say),
         _ => say(),
     }
 }
 
-/// Says an error of this process, and ends all.
+/// Prints an error of this process, and ends all processes.
 fn die(world: &World, error: &Error) -> ! {
     let place = |error: Error| if world.is_first() { error } else { error.within(world.name(world.rank())) };
     die_saying(world, error, || {
@@ -252,7 +259,7 @@ fn die(world: &World, error: &Error) -> ! {
 }
 
 fn die_saying(world: &World, error: &Error, say: impl FnOnce()) -> ! {
-    // what all have found the first process says
+    // the first process prints an error that all have found
     let is_said =
         || world.far_error().is_some_and(|far| far == *error || far.to_string().ends_with(&error.to_string()));
     if !world.is_first() && !is_said() {

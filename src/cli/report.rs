@@ -13,24 +13,29 @@ use super::terminal::say;
 use super::values::parse_positive;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+Examples:
   wgpt report runs/1
-  wgpt report runs/1 --compare llmc/main.log --peak-tflops 312 --price-per-hour 1.29
+  wgpt report runs/1 --compare llmc/main.log --peak-tflops 312
   wgpt report runs/1 runs/2 --out both.html")]
 pub struct Args {
-    /// Folders of runs, at work or finished, or logs in the form of llm.c's main.log
-    #[arg(required = true)]
+    /// Folders of runs, running or finished, or logs of llm.c
+    ///
+    /// Logs have the form of llm.c's main.log, .gz too
+    #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The page [default: report.html in the run's folder; of several runs, here]
+    /// Page to write [default: report.html]
+    ///
+    /// In the run's folder; of several runs, in the current folder
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// A run or log whose curve stands beside theirs
+    /// Run or log to compare with
     #[arg(long, value_name = "RUN")]
     compare: Option<PathBuf>,
-    /// What the adapter can do, which MFU is a part of [default: what the run was given]
+    /// Peak TFLOP/s of the GPU, for MFU [default: the run's]
     #[arg(long, value_name = "TFLOPS", value_parser = parse_positive, allow_negative_numbers = true)]
     peak_tflops: Option<f64>,
-    /// Dollars an hour [default: what the run was given]
+    /// Dollars per hour [default: the run's]
     #[arg(long, value_name = "DOLLARS", value_parser = parse_positive, allow_negative_numbers = true)]
     price_per_hour: Option<f64>,
 }
@@ -47,7 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
         [one] => one.file.as_ref().and_then(|file| file.settings.run.compare.clone()),
         _ => None,
     };
-    // what a run was compared with may be gone since; what is asked for now may not
+    // the reference of the run itself may be gone by now; the one asked for here may not
     let reference = match (&args.compare, theirs) {
         (Some(path), _) => Some(History::read(path)?),
         (None, theirs) => theirs.and_then(|path| History::read(&path).ok()),
@@ -63,10 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// That nothing is overwritten but a page of ours.
+/// Checks that nothing is overwritten but a page of `wgpt report`.
 fn replaceable(out: &Path) -> Result<()> {
     let mut start = Vec::new();
-    // writing will say what is wrong with a folder, or a file that cannot be read
+    // writing reports what is wrong with a folder, or with a file that cannot be read
     let file = match open::input(out) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {

@@ -8,24 +8,29 @@ use wgpt::ops::matmul::parts;
 use super::predicted;
 use super::terminal::{say, say_lines};
 
-/// Names that a message suggests at most.
+/// Most names that a message suggests.
 const SUGGESTIONS: usize = 5;
-/// How alike a name must be to be suggested, of 1.
+/// Similarity, of 1, that a suggested name must exceed.
 const NEAR: f64 = 0.75;
-/// Characters of a name that a message repeats.
+/// Most characters of a name that a message repeats.
 const LONGEST: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kernel to print: a name, or the beginning of one; without it the names of all kernels
+    /// Kernel to print, or the beginning of several names
+    ///
+    /// Without it the names of all kernels are listed
+    #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Adapter whose kernels are meant: index or part of the name, as `wgpt devices` lists them [default: the first GPU]
-    #[arg(long)]
+    /// Adapter by index or part of its name [default: the first]
+    #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// GPU whose kernels are meant, which need not be here: h100 h200 a100 rtx-4090 rtx-3090 rx-7900-xtx apple-m1
+    /// Kernels of a GPU that need not be here
+    ///
+    /// h100 h200 a100 rtx-4090 rtx-3090 rx-7900-xtx apple-m1
     #[arg(long, value_name = "CARD", conflicts_with = "device")]
     gpu: Option<String>,
-    /// The kernels of all adapters
+    /// Kernels of all adapters
     #[arg(long, conflicts_with_all = ["device", "gpu"])]
     all: bool,
 }
@@ -35,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (kernels, caps) = kernels(args)?;
     let mut named: Vec<(String, &KernelId)> = kernels.iter().map(|kernel| (kernel.name(), kernel)).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
-    // lists have kernels of two parts for those of all numbers
+    // lists have the kernel of two parts for those of any number
     let wanted = &*parts::renamed(args.name.as_deref().unwrap_or_default(), "parts2");
     let exact = named.iter().filter(|(name, _)| name == wanted).count();
     named.retain(|(name, _)| if exact > 0 { name == wanted } else { name.starts_with(wanted) });
@@ -54,12 +59,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The kernels of all adapters, each once.
+/// Returns the kernels of all adapters, each once.
 fn all() -> Vec<KernelId> {
     ops::each_once([ops::all_kernels(), ops::tried_kernels()].concat())
 }
 
-/// The kernels that are meant, and the adapter that they are for.
+/// Returns the kernels that are asked for, and the adapter that they are for.
 fn kernels(args: &Args) -> Result<(Vec<KernelId>, Option<Caps>)> {
     if args.all {
         return Ok((all(), None));
@@ -84,26 +89,26 @@ fn print(kernel: &KernelId, variants: usize, caps: Option<&Caps>) {
     let constants: String = text.constants.iter().map(|(name, value)| format!(", {name} = {value}")).collect();
     say!("// {}: entry point {}{constants}{lanes}", text.name, text.entry);
     if text.name.contains(".parts2") {
-        say!("// kernels of all numbers of parts have this text");
+        say!("// kernels of any number of parts have this text");
     }
     if let Some(caps) = caps {
         let refused = text.reflect().and_then(|reflection| reflection.check(&text.name, caps)).err();
         say!("// for {}{}", caps.name, refused.map_or(String::new(), |why| format!(", which cannot run it: {why}")));
     } else if variants > 1 {
-        say!("// one of {variants} kernels of this name, which adapters of different kinds get; all follow");
+        say!("// one of {variants} kernels of this name, for different kinds of adapters; all follow");
     }
     say_lines!("{}", text.source);
 }
 
-/// The error for a name that no kernel begins with.
+/// Returns the error for a name that no kernel begins with.
 fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
     let elsewhere = !args.all && all().iter().any(|kernel| kernel.name().starts_with(wanted));
-    // the comparison takes long over a long name, and a terminal may obey what is in it
+    // comparing a long name takes long, and a terminal may obey its characters
     let wanted: String = wanted.chars().take(LONGEST).collect();
     let shown = wanted.escape_debug();
     if elsewhere {
         return Error::usage(format!(
-            "shader: {} gets no kernel `{shown}`, other adapters do; try --all, or --gpu CARD",
+            "shader: {} has no kernel `{shown}`, other adapters have; try --all, or --gpu CARD",
             args.gpu.as_deref().unwrap_or("this adapter")
         ));
     }

@@ -1,4 +1,4 @@
-//! Signals that end a command when it has saved what it has.
+//! Signals that end a command after it has saved its work.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use wgpt::error::{Error, Result};
 use wgpt::files::visible;
 use wgpt::run::CurrentPhase;
 
-/// Signals that are listened for.
+/// The signals that a command handles.
 #[cfg(unix)]
 const SIGNALS: [(i32, &str); 6] = [
     (consts::SIGINT, "SIGINT"),
@@ -25,23 +25,23 @@ const SIGNALS: [(i32, &str); 6] = [
 #[cfg(not(unix))]
 const SIGNALS: [(i32, &str); 2] = [(consts::SIGINT, "SIGINT"), (consts::SIGTERM, "SIGTERM")];
 
-/// The kernel repeats it every second once a process has used up its CPU time, so a second one asks for nothing more.
+/// The kernel repeats it every second once a process has used up its CPU time, so a second one has no meaning.
 #[cfg(unix)]
 const SIGXCPU: i32 = consts::SIGXCPU;
 #[cfg(not(unix))]
 const SIGXCPU: i32 = -1;
 
-/// Exit code of a run that a signal has ended and that can be run again.
+/// Exit code of a run that a signal has stopped and that can be resumed.
 const STOPPED: i32 = 75;
 /// Exit code after a second signal.
 const AT_ONCE: i32 = 130;
-/// How long a process that ends waits for its last line to be taken.
+/// How long a process that ends waits for its last line to be written.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A command's reaction to a signal.
 #[derive(Debug, Clone, Copy)]
 pub enum Answer {
-    /// It stops when it next can, and saves; in words that follow the signal's name, none to say nothing.
+    /// It stops as soon as it can, and saves. The text follows the signal's name; an empty one prints nothing.
     Stops(&'static str),
     /// The process ends at once.
     Ends(&'static str),
@@ -56,7 +56,7 @@ impl Answer {
         if phase.has_nothing_to_save() { Self::Ends(phase.answer()) } else { Self::Stops(phase.answer()) }
     }
 
-    /// The same without a word.
+    /// Returns the same reaction without a text.
     #[must_use]
     pub fn silent(self) -> Self {
         match self {
@@ -67,32 +67,33 @@ impl Answer {
     }
 }
 
-/// Makes a write beyond the size that a file may have (`ulimit -f`) an error, as on a full disk. By default the kernel ends the
-/// process.
+/// Makes a write beyond the size that a file may have (`ulimit -f`) an error, as on a full disk. By default the kernel
+/// ends the process.
 pub fn survive_large_files() {
     #[cfg(unix)]
     {
-        // a handler that does nothing; where the system takes none, nothing has changed
+        // a handler that does nothing; where it cannot be installed, nothing has changed
         let _ = signal_hook::flag::register(consts::SIGXFSZ, Arc::default());
     }
 }
 
-/// Listens for signals, on a thread of its own. The first one is answered by a line on standard error, whatever the command
-/// is busy with; a second one ends the process at once. Returns a function that gives the name of one that has come.
+/// Listens for signals on its own thread. The first one is answered by a line on standard error, whatever the command
+/// is doing. A second one ends the process at once. Returns a function that returns the name of the signal that has
+/// arrived.
 ///
 /// # Errors
-/// [`Error::Output`] if the system does not let us listen.
+/// [`Error::Output`] if the handlers cannot be installed.
 pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() -> Option<&'static str>> {
     let which = Arc::new(AtomicUsize::new(0));
     let noted = Arc::clone(&which);
-    // `nohup` and shells without job control have programs ignore some; that holds for us too
+    // `nohup` and shells without job control make programs ignore some: these stay ignored
     let heard: Vec<i32> = SIGNALS.iter().map(|(signal, _)| *signal).filter(|signal| !is_ignored(*signal)).collect();
     deliver(heard, move |signal| {
         let Some(name) = name_of(signal) else { return };
         let first = name_of(noted.load(Ordering::SeqCst) as i32);
         match (first, answer()) {
             (_, Answer::None) => {}
-            // before the command can see the signal and end with words of its own
+            // before the command can see the signal and end with its own line
             (None, Answer::Ends(text)) => end(&said(name, text), STOPPED),
             (None, Answer::Stops(text)) => {
                 noted.store(signal as usize, Ordering::SeqCst);
@@ -105,7 +106,7 @@ pub fn listen(answer: impl Fn() -> Answer + Send + 'static) -> Result<impl Fn() 
             (Some(first), _) => end(&format!("{name} after {first}: ended without saving"), AT_ONCE),
         }
     })
-    .map_err(|e| Error::output(format!("signals: cannot be listened for ({e})")))?;
+    .map_err(|e| Error::output(format!("signals: handlers cannot be installed ({e})")))?;
     Ok(move || name_of(which.load(Ordering::SeqCst) as i32))
 }
 
@@ -118,7 +119,7 @@ fn name_of(signal: i32) -> Option<&'static str> {
     SIGNALS.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
 }
 
-/// Calls `call` with every signal that comes from now on, on another thread.
+/// Calls `call` with every signal that arrives from now on, on another thread.
 #[cfg(unix)]
 fn deliver(heard: Vec<i32>, call: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(heard)?;
@@ -143,12 +144,13 @@ fn deliver(heard: Vec<i32>, call: impl Fn(i32) + Send + 'static) -> std::io::Res
     std::thread::Builder::new().name("signals".into()).spawn(look).map(drop)
 }
 
-/// Writes a line to standard error, on a thread of its own: who reads there may be gone or asleep. Tells when it is done.
+/// Writes a line to standard error on its own thread, because the reader may be gone or suspended. The receiver gets a
+/// message when it is written.
 fn say(text: String) -> Receiver<()> {
     let (tell, told) = channel();
     std::thread::spawn(move || {
         let mut err = std::io::stderr();
-        // over a bar, which is drawn again below
+        // over the progress line, which is drawn again below
         let erase = if err.is_terminal() { "\r\x1b[K" } else { "" };
         let _ = writeln!(err, "{erase}{}", visible::line(&text));
         let _ = tell.send(());
@@ -156,7 +158,7 @@ fn say(text: String) -> Receiver<()> {
     told
 }
 
-/// Ends the process, whatever its other threads are in the middle of.
+/// Ends the process, whatever its other threads are doing.
 fn end(text: &str, code: i32) {
     if !text.is_empty() {
         let _ = say(text.to_owned()).recv_timeout(PATIENCE);
@@ -164,7 +166,7 @@ fn end(text: &str, code: i32) {
     signal_hook::low_level::exit(code);
 }
 
-/// True where the system tells that a signal is ignored.
+/// Returns whether a signal is ignored, where the system shows that.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,5 +1,6 @@
-//! Standard output. Commands print without looking; whether all of it was taken is asked once, at the end. Names that are
-//! printed may hold anything: what leaves here has no control characters but the ends of lines and tabs of our own.
+//! Standard output. Commands print without checking for errors; the first error is reported once, at the end. Names
+//! that are printed may contain anything: the output has no control characters other than wgpt's own line ends and
+//! tabs.
 
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write as _};
@@ -8,19 +9,22 @@ use std::sync::{Mutex, PoisonError};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::visible;
 
+use super::progress::above;
 use super::text::harmless;
 
 /// The first error of writing.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Prints one line, whatever names in it hold.
+/// Prints one line, whatever characters names in it have.
 pub fn line(text: Arguments) {
-    note(writeln!(io::stdout(), "{}", visible::line(&text.to_string())));
+    let text = visible::line(&text.to_string());
+    note(above(|| writeln!(io::stdout(), "{text}")));
 }
 
 /// Prints text that has its own line ends.
 pub fn text(text: &str) {
-    note(io::stdout().write_all(harmless(text).as_bytes()));
+    let text = harmless(text);
+    note(above(|| io::stdout().write_all(text.as_bytes())));
 }
 
 /// Prints JSON.
@@ -29,7 +33,7 @@ pub fn json(value: &impl Display) {
 }
 
 fn note(written: io::Result<()>) {
-    // a reader that has gone away, as `head` does, has seen enough
+    // a reader that closes the pipe, such as `head`, has seen enough
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {
@@ -37,7 +41,7 @@ fn note(written: io::Result<()>) {
     }
 }
 
-/// Fails if anything that was printed could not be written, other than to a reader that has gone away.
+/// Fails if output could not be written, other than to a reader that has closed the pipe.
 ///
 /// # Errors
 /// [`Error::Output`].

@@ -1,14 +1,15 @@
-//! The status lines and, on a terminal, a progress bar.
+//! Lines for people: on standard output, on standard error, and those of a run.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use terminal_size::{Width, terminal_size_of};
 
 use wgpt::run::Screen;
+use wgpt::run::steps::StepLine;
 use wgpt::train::Trainer;
-use wgpt::units;
+
+use super::progress::{Progress, Steps};
 
 /// Prints one line. What cannot be written is an error at the command's end and no panic: see [`super::stdout`].
 macro_rules! say {
@@ -26,59 +27,48 @@ pub(super) use say_lines;
 macro_rules! remark {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "{}", wgpt::files::visible::line(&format!($($text)*)));
+        let text = wgpt::files::visible::line(&format!($($text)*));
+        $crate::cli::progress::above(|| {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        });
     }};
 }
 pub(super) use remark;
 
-/// Plain lines on standard output; on a terminal a bar below them on standard error.
+/// Returns the columns of the terminal that standard output is, if it is one.
+pub fn columns() -> Option<usize> {
+    terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| usize::from(columns))
+}
+
+/// The lines of a run on standard output, and its progress below them.
 pub struct Terminal<'a> {
-    bar: Option<ProgressBar>,
+    progress: Option<Progress>,
     header: &'a dyn Fn(&Trainer, &Path),
 }
 
 impl<'a> Terminal<'a> {
-    /// A bar only where somebody looks at it.
-    pub fn new(steps: usize, header: &'a dyn Fn(&Trainer, &Path)) -> Self {
-        let bar = (std::io::stderr().is_terminal() && std::io::stdout().is_terminal()).then(|| {
-            let bar = ProgressBar::new(steps as u64);
-            if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Self { bar, header }
+    /// Shows a run, whose header `header` prints.
+    pub fn new(progress: Option<Progress>, header: &'a dyn Fn(&Trainer, &Path)) -> Self {
+        Self { progress, header }
     }
 }
 
 impl Screen for Terminal<'_> {
     fn begins(&mut self, trainer: &Trainer, dir: &Path) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| (self.header)(trainer, dir)),
-            None => (self.header)(trainer, dir),
-        }
+        (self.header)(trainer, dir);
     }
 
     fn line(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say!("{text}")),
-            None => say!("{text}"),
-        }
+        say!("{text}");
     }
 
-    fn progress(&mut self, step: usize, _steps: usize, eta: Option<Duration>) {
-        let Some(bar) = &self.bar else { return };
-        bar.set_position(step as u64);
-        if let Some(eta) = eta {
-            bar.set_message(format!("{} left", units::clock(eta)));
-        }
+    fn step(&mut self, line: &StepLine) {
+        say!("{}", line.within(columns().unwrap_or(usize::MAX)));
     }
-}
 
-impl Drop for Terminal<'_> {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+    fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>) {
+        if let Some(progress) = &self.progress {
+            progress.set(Steps { done: step, all: steps, eta });
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Text for people: whole characters out of bytes that come token by token, and none that could do harm.
+//! Text for people: whole characters from bytes that arrive token by token, and none that a terminal obeys.
 
 use wgpt::files::visible;
 
-/// Gathers bytes and gives out whole characters.
+/// Collects bytes and returns whole characters.
 #[derive(Debug, Default)]
 pub struct Characters {
     bytes: Vec<u8>,
@@ -10,12 +10,12 @@ pub struct Characters {
 }
 
 impl Characters {
-    /// With `harmless`, as for a terminal, control characters are replaced by signs that show them.
+    /// Makes an empty collector. With `harmless`, as for a terminal, control characters are replaced by visible signs.
     pub fn new(harmless: bool) -> Self {
         Self { bytes: Vec::new(), harmless }
     }
 
-    /// Adds bytes and returns the characters that are whole. What is no UTF-8 becomes U+FFFD.
+    /// Adds bytes and returns the characters that are complete. Invalid UTF-8 becomes U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.bytes.extend_from_slice(bytes);
         let mut rest = self.bytes.as_slice();
@@ -30,7 +30,7 @@ impl Characters {
                 Err(error) => {
                     let (text, later) = rest.split_at(error.valid_up_to());
                     whole.push_str(&String::from_utf8_lossy(text));
-                    // a character may be cut between tokens: the rest of it comes with the next
+                    // a character may be split between tokens: the next one has the rest
                     let Some(length) = error.error_len() else {
                         rest = later;
                         break;
@@ -44,7 +44,7 @@ impl Characters {
         if self.harmless { harmless(&whole) } else { whole }
     }
 
-    /// What is left at the end: a character that was never finished.
+    /// Returns the replacement of a character that was never completed.
     pub fn end(&mut self) -> String {
         if self.bytes.is_empty() {
             return String::new();
@@ -54,8 +54,8 @@ impl Characters {
     }
 }
 
-/// Replaces characters that make terminals do something: escape sequences begin with one of them. Line feeds and tabs
-/// stay; so do carriage returns before a line feed.
+/// Replaces characters that terminals obey: escape sequences begin with one of them. Line feeds and tabs stay, and so
+/// do carriage returns before a line feed.
 pub fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -63,7 +63,7 @@ pub fn harmless(text: &str) -> String {
         out.push(match c {
             '\n' | '\t' => c,
             '\r' if characters.peek() == Some(&'\n') => c,
-            // Unicode has a picture for each of these
+            // Unicode has a visible sign for each of these
             '\0'..='\u{1f}' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
             '\u{7f}' => '\u{2421}',
             '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,

@@ -1,10 +1,13 @@
 //! `wgpt verify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use wgpt::error::{Error, Result};
+use wgpt::error::{Error, Fault, Result};
 use wgpt::files::disk::System;
 use wgpt::formats::checkpoint::Checkpoints;
+use wgpt::run::folder;
+use wgpt::train::settings::RunFile;
+use wgpt::units;
 
 use super::terminal::say;
 
@@ -20,15 +23,12 @@ pub fn run(args: &Args) -> Result<()> {
     let checkpoints = Checkpoints::new(&System, &args.run);
     let steps = checkpoints.steps()?;
     if steps.is_empty() {
-        return Err(Error::data(format!(
-            "verify: {} holds no checkpoints, expected at least one; try the folder that --out names",
-            args.run.display()
-        )));
+        return Err(nothing_to_verify(&args.run));
     }
     let mut damaged = 0;
     for step in &steps {
         match checkpoints.verify(*step) {
-            Ok(bytes) => say!("step {step}: sound, {:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+            Ok(bytes) => say!("step {step}: sound, {}", units::size(bytes)),
             Err(error) => {
                 damaged += 1;
                 say!("step {step}: damaged: {error}");
@@ -37,9 +37,22 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if damaged > 0 {
         return Err(Error::data(format!(
-            "verify: {damaged} of {} checkpoints are damaged, expected none; a resume skips them",
-            steps.len()
+            "verify: {damaged} of {}, expected no damaged ones; a resume skips them",
+            units::counted(steps.len() as u64, "checkpoint")
         )));
     }
     Ok(())
+}
+
+/// Returns the error of a folder without checkpoints.
+fn nothing_to_verify(run: &Path) -> Error {
+    let fault = |what: &str| Fault::at(run.display(), what);
+    Error::data(match RunFile::read(run) {
+        _ if !run.exists() => fault("no such run").advice(folder::siblings(run).unwrap_or_default()),
+        Err(_) => fault("holds no run").expected("the folder that --out names"),
+        Ok(file) if file.record.finished => {
+            fault("the run is finished and has no checkpoint").advice("its model/ is whole")
+        }
+        Ok(_) => fault("the run has saved no checkpoint yet").advice("a shorter --checkpoint-every saves one sooner"),
+    })
 }

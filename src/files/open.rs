@@ -30,7 +30,10 @@ pub fn input(path: &Path) -> io::Result<File> {
 /// Returns the fault for an input at `place` that [`input`] could not open or that cannot be read.
 #[must_use]
 pub fn fault(place: impl fmt::Display, error: &io::Error) -> Fault {
-    refusal(&place, error).unwrap_or_else(|| Fault::at(place, format!("cannot be read ({error})")))
+    refusal(&place, error).unwrap_or_else(|| match error.kind() {
+        io::ErrorKind::NotFound => Fault::at(place, "no such file or folder"),
+        _ => Fault::at(place, format!("cannot be read ({error})")),
+    })
 }
 
 /// Returns the fault for an input at `place` that was refused because of its kind; `None` for any other error.

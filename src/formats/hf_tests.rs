@@ -214,7 +214,7 @@ fn missing_files() {
     fs::remove_file(dir.path().join(CONFIG)).unwrap();
     refused(load(dir.path()), &["model-00001-of-00002.safetensors: an empty file"]);
     let folder = tempfile::tempdir().unwrap();
-    refused(load(folder.path()), &["config.json: cannot be read"]);
+    refused(load(folder.path()), &["config.json: no such file or folder"]);
     fs::write(folder.path().join("ckpt.pt"), b"PK\x03\x04 ckpt/data.pkl").unwrap();
     refused(load(folder.path()), &["ckpt.pt: a pickle file", "wgpt convert --help"]);
 }

@@ -264,8 +264,8 @@ pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_p
     };
     match limit {
         Some(limit) if total > limit => Err(Error::memory(
-            Fault::at("memory", format!("the run needs {} MiB", mib(total)))
-                .expected(format!("at most {} MiB", mib(limit)))
+            Fault::at("memory", format!("the run needs {}", units::size(total)))
+                .expected(format!("at most {}", units::size(limit)))
                 .advice(format!("{}\n{table}", advice()?)),
         )),
         _ => Ok(()),
@@ -321,9 +321,9 @@ pub fn auto_batch(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_per
             Fault::at(
                 "memory",
                 format!(
-                    "--batch auto: not even one sequence of {} fits into {} MiB",
+                    "--batch auto: not even one sequence of {} fits into {}",
                     units::counted(settings.train.context as u64, "token"),
-                    mib(limit)
+                    units::size(limit)
                 ),
             )
             .advice("try a smaller --context or model, or --recompute block"),

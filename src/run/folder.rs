@@ -49,6 +49,21 @@ pub fn runs(parent: &Path) -> Vec<String> {
     runs.iter().map(|dir| dir.display().to_string()).collect()
 }
 
+/// Most runs that a message lists.
+const MOST_LISTED: usize = 6;
+
+/// Says which runs are next to a folder that does not exist; `None` if it does, or there are none.
+#[must_use]
+pub fn siblings(missing: &Path) -> Option<String> {
+    let parent = missing.parent().filter(|parent| !parent.as_os_str().is_empty() && !missing.exists())?;
+    match runs(parent).as_slice() {
+        [] => None,
+        [only] => Some(format!("there is {only}")),
+        some if some.len() <= MOST_LISTED => Some(format!("there are {}", some.join(", "))),
+        many => Some(format!("there are {} runs, the last are {}", many.len(), many[many.len() - 3..].join(", "))),
+    }
+}
+
 /// Returns the next free `DIR.N`.
 fn aside(dir: &Path) -> PathBuf {
     let name = |n: u64| {
@@ -93,7 +108,13 @@ pub fn check_writable(dir: &Path) -> Result<()> {
     let absolute = std::path::absolute(dir).map_err(|e| output_error(dir, &e))?;
     let existing = absolute.ancestors().find(|a| a.exists()).unwrap_or(&absolute);
     let name = format!("{PROBE}{}", std::process::id());
-    atomic::probe(existing, &name).map_err(|e| output_error(existing, &e))
+    atomic::probe(existing, &name).map_err(|e| match existing == absolute {
+        true => output_error(dir, &e),
+        false => {
+            let fault = Fault::at(dir.display(), format!("cannot be made in {} ({e})", existing.display()));
+            Error::output(fault.advice("try another folder"))
+        }
+    })
 }
 
 /// The growing files of a run, in a folder that stays locked while this exists.

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use crate::data::ModelTokenizer;
-use crate::error::Result;
+use crate::error::{Error, Fault, Result};
 use crate::formats::checkpoint_weights;
 use crate::formats::weights::{ModelPath, find};
 use crate::formats::{ModelInfo, hf, llmc};
 use crate::model::{Config, Weights};
+use crate::run::folder;
 use crate::train::settings::RunFile;
 
 /// A model whose weights are not read yet.
@@ -29,7 +30,7 @@ pub struct Description {
 /// # Errors
 /// [`Error::Data`] naming the file and what is wrong with it.
 pub fn describe(from: &Path) -> Result<Description> {
-    let place = find(from)?;
+    let place = find(from).map_err(|error| missing_run(from).unwrap_or(error))?;
     let (shape, info, tokenizer) = match &place {
         ModelPath::Folder(dir) => {
             let (shape, info) = hf::describe(dir)?;
@@ -74,6 +75,12 @@ pub fn load(from: &Path) -> Result<(Weights, ModelInfo, ModelPath)> {
     let description = describe(from)?;
     let weights = description.weights()?;
     Ok((weights, description.info, description.place))
+}
+
+/// Returns the error of a run that does not exist, where its folder would be among other runs.
+fn missing_run(from: &Path) -> Option<Error> {
+    let there = folder::siblings(from)?;
+    Some(Error::data(Fault::at(from.display(), "no such run").advice(there)))
 }
 
 /// Returns the run to which a checkpoint belongs.
@@ -145,6 +152,6 @@ mod tests {
         let empty = dir.path().join("folder");
         fs::create_dir(&empty).unwrap();
         let error = load(&empty).unwrap_err();
-        assert!(error.to_string().contains("config.json: cannot be read"), "{error}");
+        assert!(error.to_string().contains("config.json: no such file or folder"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The current phase of a run, shared with the thread that answers signals.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// Defines the phases. Each has a name and the run's reaction to a signal, worded as the end of a sentence.
 macro_rules! phases {
@@ -55,6 +55,8 @@ phases! {
     Saving "saving a checkpoint" "stopping once the checkpoint is saved";
     /// The model is saved at the end of a run.
     SavingModel "saving the model" "stopping once the model is saved";
+    /// Steps or kernels are timed, by commands that only measure.
+    Measuring "measuring" "ended while measuring, with nothing to save";
     /// The run waits because nothing can be written.
     Waiting "waiting for the disk" "ending without saving, because the disk does not accept writes; earlier checkpoints are kept";
 }
@@ -64,13 +66,20 @@ impl Phase {
     /// power cut.
     #[must_use]
     pub fn has_nothing_to_save(self) -> bool {
-        matches!(self, Self::Reading | Self::Opening | Self::Compiling | Self::Uploading)
+        matches!(self, Self::Reading | Self::Opening | Self::Compiling | Self::Uploading | Self::Measuring)
     }
 }
 
-/// The current phase of a run, shared between threads. Starts as [`Phase::Reading`].
+/// The current phase of a run, and its progress, shared between threads. Starts as [`Phase::Reading`].
 #[derive(Debug, Clone, Default)]
-pub struct CurrentPhase(Arc<AtomicU8>);
+pub struct CurrentPhase(Arc<Now>);
+
+#[derive(Debug, Default)]
+struct Now {
+    phase: AtomicU8,
+    done: AtomicUsize,
+    total: AtomicUsize,
+}
 
 /// Returns to the previous phase when it is dropped.
 #[derive(Debug)]
@@ -84,12 +93,26 @@ impl CurrentPhase {
     /// Returns the current phase.
     #[must_use]
     pub fn get(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.load(Ordering::SeqCst)).min(Phase::ALL.len() - 1)]
+        Phase::ALL[usize::from(self.0.phase.load(Ordering::SeqCst)).min(Phase::ALL.len() - 1)]
+    }
+
+    /// Notes that `done` of `total` parts of the phase are done.
+    pub fn reach(&self, done: usize, total: usize) {
+        self.0.done.store(done, Ordering::SeqCst);
+        self.0.total.store(total, Ordering::SeqCst);
+    }
+
+    /// Returns how many parts of the phase are done, of how many, if that is known.
+    #[must_use]
+    pub fn reached(&self) -> Option<(usize, usize)> {
+        let (done, total) = (self.0.done.load(Ordering::SeqCst), self.0.total.load(Ordering::SeqCst));
+        (total > 0).then(|| (done.min(total), total))
     }
 
     /// Begins a phase. It lasts until another begins.
     pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::SeqCst);
+        self.reach(0, 0);
+        self.0.phase.store(phase as u8, Ordering::SeqCst);
         log::info!("phase: {}", phase.name());
     }
 
@@ -123,6 +146,17 @@ mod tests {
             assert_eq!(std::thread::spawn(move || seen.get()).join().unwrap(), Phase::Waiting);
         }
         assert_eq!(current.get(), Phase::Training);
+    }
+
+    #[test]
+    fn a_new_phase_begins_at_nothing() {
+        let current = CurrentPhase::default();
+        assert_eq!(current.reached(), None);
+        let validating = current.enter(Phase::Validating);
+        current.reach(3, 8);
+        assert_eq!(current.reached(), Some((3, 8)));
+        drop(validating);
+        assert_eq!(current.reached(), None);
     }
 
     #[test]

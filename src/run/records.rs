@@ -130,7 +130,8 @@ pub fn open(run: &Path) -> Result<impl Iterator<Item = Metric> + use<>> {
             io::ErrorKind::NotFound => "holds no run".to_owned(),
             _ => format!("{METRICS} cannot be read ({e})"),
         };
-        Error::data(Fault::at(run.components().as_path().display(), what).expected(format!("a folder with {METRICS}")))
+        let fault = Fault::at(run.components().as_path().display(), what).expected(format!("a folder with {METRICS}"));
+        Error::data(fault.advice(super::folder::siblings(run).unwrap_or_default()))
     })?;
     Ok(metrics(file))
 }

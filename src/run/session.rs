@@ -329,6 +329,7 @@ impl<'a> Session<'a> {
         }
         let mut file = RunFile::new(settings, Some(loader.fingerprint().to_owned()));
         (file.record.adapter, file.record.peak_tflops) = (Some(made_by.adapter.clone()), peak);
+        file.record.kernels.clone_from(&made_by.kernels);
         file.record.devices = (devices > 1).then_some(devices);
         // a configuration that an earlier version or a person wrote has no id
         let known = there.and_then(|there| there.record.run.clone());
@@ -376,6 +377,7 @@ impl<'a> Session<'a> {
             continues: self.continues,
             phase: self.phase.clone(),
             places: VecDeque::new(),
+            printed: None,
             rebuilt: false,
         })
     }

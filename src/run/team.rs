@@ -23,7 +23,7 @@ use crate::train::trainer::DeviceSlot;
 use crate::train::{Snapshot, Trainer, TrainerOptions};
 
 /// Questions of HellaSwag between two checks for a signal.
-const QUESTIONS: usize = 64;
+pub(super) const QUESTIONS: usize = 64;
 
 /// A call for every device to make.
 enum Order {

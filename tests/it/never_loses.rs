@@ -22,7 +22,9 @@ const STEPS: usize = 400;
 const IN_SAVES: u32 = 12;
 
 /// The smallest model, with everything that a run does in addition to its steps.
-const FLAGS: [&str; 24] = [
+const FLAGS: [&str; 26] = [
+    "--log-every",
+    "1",
     "--text",
     "text.txt",
     "--tokenizer",

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use wgpt::data::ModelTokenizer;
+use wgpt::data::{ModelTokenizer, token_names};
 use wgpt::error::{Error, Fault, Result};
+use wgpt::files::shell;
+use wgpt::formats::weights::known_config;
+use wgpt::model::Config;
 use wgpt::run::folder;
 use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::file::CONFIG;
@@ -22,12 +25,12 @@ pub struct Asked {
     pub out: Option<PathBuf>,
     /// The run that the folder holds and that may be resumed.
     pub there: Option<RunFile>,
-    /// True if the command line names the folder.
+    /// Whether the command line names the folder.
     pub names_folder: bool,
 }
 
 impl Args {
-    /// Reads the recipe, or the run that is resumed, and puts `--set` and flags over it.
+    /// Reads the recipe, or the run that is resumed; `--set` and flags win over it.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the flag or the line; [`Error::Data`] if the recipe or the run cannot be read.
@@ -44,7 +47,7 @@ impl Args {
             let table = table.map_err(|e| Error::data(Fault::at(&place, e.to_string())))?;
             layers.table(table, &|_, _| place.clone())?;
         } else if let Some(recipe) = &recipe {
-            layers.file(recipe)?;
+            layers.file(recipe).map_err(|error| with_hint(recipe, error))?;
         }
         self.set.iter().try_for_each(|text| layers.set(text))?;
         layers.flags(&given)?;
@@ -59,8 +62,8 @@ impl Args {
         Ok(Asked { merged, out, there, names_folder })
     }
 
-    /// Returns the recipe or run of the command line. Behind `--data` and `--val`, which take several files, it is among
-    /// these, and is taken out of them.
+    /// Returns the recipe or run of the command line. After `--data` and `--val`, which take several files, it is
+    /// parsed as one of these, and is removed from them.
     fn recipe_in(&self, given: &mut Recipe) -> Result<Option<PathBuf>> {
         let mut found: Vec<PathBuf> = self.recipe.iter().cloned().collect();
         for list in [&mut given.data.data, &mut given.data.val] {
@@ -77,18 +80,38 @@ impl Args {
     }
 }
 
-/// True for a recipe by its name, or the folder of a run.
+/// Adds the flag that a name belongs to, or the runs that exist, to the error of a recipe that does not.
+fn with_hint(recipe: &Path, error: Error) -> Error {
+    if recipe.exists() {
+        return error;
+    }
+    let name = recipe.to_str().unwrap_or_default();
+    let is_text = recipe.extension().is_some_and(|ending| ending == "txt" || ending == "md");
+    error.with_advice(if Config::from_descriptor(name).is_ok() {
+        format!("for the model: --model {name}")
+    } else if known_config(name).is_some() {
+        format!("for its weights: --init {name}")
+    } else if token_names::named_set(recipe).is_some() {
+        format!("for the data: --data {name} --val {name}")
+    } else if is_text {
+        format!("for a text: --text {}", shell::word(recipe))
+    } else {
+        folder::siblings(recipe).unwrap_or_default()
+    })
+}
+
+/// Returns whether a path has the name of a recipe, or is the folder of a run.
 fn is_recipe(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "toml") || folder::is_run(path)
 }
 
 impl Asked {
-    /// The settings as given.
+    /// Returns the settings as given.
     pub fn recipe(&self) -> &Recipe {
         &self.merged.recipe
     }
 
-    /// Gives all processes the run that the first one has in its folder: on other machines there may be none, or an old one.
+    /// Gives all processes the run in the first one's folder: on other machines it may be missing or old.
     pub fn share_run(&mut self, world: &World) -> Result<()> {
         let out = self.out.clone().unwrap_or_default();
         let text = self.there.as_ref().and_then(|_| std::fs::read_to_string(out.join(CONFIG)).ok());
@@ -99,13 +122,13 @@ impl Asked {
         Ok(())
     }
 
-    /// The precision as given.
+    /// Returns the precision as given.
     pub fn precision(&self) -> Precision {
         self.recipe().training.precision.unwrap_or(Precision::Auto)
     }
 
     /// Returns shape and tokenizer of the weights that the run in the folder began with, if it has a checkpoint: the
-    /// weights may be gone.
+    /// weights themselves may be gone.
     pub fn known_start(&self) -> Option<InitWeights> {
         let (there, out) = (&self.there.as_ref()?.settings, self.out.as_ref()?);
         let init = self.recipe().model.init.as_ref()?;
@@ -119,7 +142,7 @@ impl Asked {
     }
 }
 
-/// Returns the folder of a run of which somebody names the `config.toml`.
+/// Returns the folder of a run for the path of its `config.toml`; other paths unchanged.
 fn run_of(path: &Path) -> &Path {
     let named = path.file_name().is_some_and(|name| name == CONFIG) && path.is_file();
     path.parent().filter(|_| named).unwrap_or(path)
@@ -130,12 +153,12 @@ fn open_run(dir: &Path) -> Result<RunFile> {
     if dir.exists() {
         return RunFile::read(dir);
     }
-    let fault = Fault::at(dir.display(), "no such run");
-    let runs = folder::runs("runs".as_ref());
-    Err(Error::data(if runs.is_empty() { fault } else { fault.advice(format!("there are {}", runs.join(", "))) }))
+    let there = folder::siblings(dir).or_else(|| folder::siblings("runs/0".as_ref()));
+    Err(Error::data(Fault::at(dir.display(), "no such run").advice(there.unwrap_or_default())))
 }
 
-/// A folder's name without the slash that a shell's completion adds, which would put DIR.N inside DIR; a link's target.
+/// Returns a folder's name without the slash that a shell's completion adds, which would put DIR.N inside DIR. Of a
+/// link it returns the target.
 fn folder_of(out: &Path) -> PathBuf {
     let plain: PathBuf = out.components().collect();
     let is_link = plain.symlink_metadata().is_ok_and(|meta| meta.is_symlink());

@@ -1,4 +1,4 @@
-//! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A run that is resumed keeps its own.
+//! Settings that depend on the adapter: `--batch auto`, `--precision auto`. A resumed run keeps its own values.
 
 use wgpt::error::Result;
 use wgpt::gpu::{Gpu, devices};
@@ -10,11 +10,11 @@ use super::Asked;
 use crate::cli::{precision, ranks};
 
 impl Asked {
-    /// Chooses the devices of `--devices`, by their numbers; none if one device is meant. A run that begins has as many logical
-    /// ranks as devices, one that is resumed has its own, unless `--emulate-ranks` says otherwise.
+    /// Chooses the devices of `--devices`, by their numbers; none for a run on one device. A new run has as many
+    /// logical ranks as devices, a resumed one keeps its own, unless `--emulate-ranks` sets them.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is none like that; [`Error::Usage`] if one comes twice.
+    /// [`Error::Device`] if one is unknown; [`Error::Usage`] if one is listed twice.
     pub fn choose_devices(&mut self) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
         let chosen = match &run.devices {
@@ -25,11 +25,13 @@ impl Asked {
         Ok(chosen)
     }
 
-    /// The same for a process among `local` ones of its machine, at position `at`: without `--devices` and `--device` each takes a
-    /// GPU of its own. The number of devices of the run is known later, and so are its ranks: see [`Asked::default_ranks`].
+    /// Chooses the devices of a process among `local` ones of its machine, at position `at`. Without `--devices` and
+    /// `--device` each takes its own GPU. The number of devices of the run is known later, and so are its ranks: see
+    /// [`Asked::default_ranks`].
     ///
     /// # Errors
-    /// Those of [`Asked::choose_devices`], and [`wgpt::error::Error::Usage`] if the machine has fewer GPUs than processes.
+    /// Those of [`Asked::choose_devices`], and [`wgpt::error::Error::Usage`] if the machine has fewer GPUs than
+    /// processes.
     pub fn choose_devices_of_rank(&self, (at, local): (usize, usize)) -> Result<Vec<usize>> {
         let run = &self.recipe().run;
         let share = run.share_device.unwrap_or(false);
@@ -42,11 +44,11 @@ impl Asked {
         Ok(vec![ranks::own_device((at, local), share)?])
     }
 
-    /// Returns the number of devices of `--devices`, which may be those of another machine if they are listed, in as many processes
-    /// as a launcher has started.
+    /// Returns the number of devices of `--devices` in all processes that a launcher has started. Listed devices may be
+    /// those of another machine.
     ///
     /// # Errors
-    /// [`Error::Device`] if all are asked for and there is none.
+    /// [`Error::Device`] for `all` if there is none.
     pub fn count_devices(&mut self) -> Result<usize> {
         let run = &self.recipe().run;
         let count = match run.devices.as_deref().map(|asked| devices::count(asked, run.share_device.unwrap_or(false))) {
@@ -61,15 +63,16 @@ impl Asked {
         Ok(count)
     }
 
-    /// Gives a run that begins as many logical ranks as there are devices; one that is resumed keeps its own.
+    /// Gives a new run as many logical ranks as there are devices. A resumed one keeps its own.
     pub fn default_ranks(&mut self, devices: usize) {
         let ranks = self.there.as_ref().map_or(devices, |there| there.settings.data.ranks);
         let given = &mut self.merged.recipe.data.emulate_ranks;
         *given = given.or((ranks > 1).then_some(ranks));
     }
 
-    /// With `--batch auto` sets the largest batch that memory holds on the adapter that `dry` opens without a device: that of
-    /// the run in the folder, if it may be resumed. Returns the dry device if a plan was made on it.
+    /// With `--batch auto`, sets the largest batch that fits into the memory of the adapter that `dry` opens without a
+    /// device, or the batch of the run in the folder, if it may be resumed. Returns the dry device if a plan was made
+    /// on it.
     pub fn choose_batch(&self, settings: &mut Settings, dry: impl FnOnce() -> Result<Gpu>) -> Result<Option<Gpu>> {
         let asked = &self.recipe().training;
         if asked.batch != Some(Batch::Auto) {
@@ -90,8 +93,8 @@ impl Asked {
         Ok(planner)
     }
 
-    /// Takes the number of steps that is not given, and the warm-up whose default depends on it, from the run in the folder:
-    /// it may have become longer.
+    /// Takes the number of steps from the run in the folder if it is not given, and the warm-up whose default depends
+    /// on it: that run may have become longer.
     pub fn keep_horizon(&self, settings: &mut Settings) {
         let (Some(there), given) = (&self.there, &self.recipe().training) else { return };
         if given.steps.is_none() {
@@ -102,8 +105,8 @@ impl Asked {
         }
     }
 
-    /// With `--precision auto` sets the precision that the adapter is fast in: that of the run in the folder, if it may be
-    /// resumed.
+    /// With `--precision auto`, sets the precision in which the adapter is fast, or that of the run in the folder, if
+    /// it may be resumed.
     ///
     /// # Errors
     /// [`wgpt::error::Error::Device`] if there is no such adapter.

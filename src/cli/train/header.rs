@@ -1,4 +1,4 @@
-//! The lines that a run begins with.
+//! The first lines of a run.
 
 use std::path::Path;
 
@@ -8,23 +8,51 @@ use wgpt::measure::tune::LoadedRecord;
 use wgpt::ops::{attention, matmul};
 use wgpt::train::Trainer;
 use wgpt::train::settings::{Settings, UNKNOWN_STEPS};
+use wgpt::units::{count, counted, size};
 
+use crate::cli::model::{parameters, shape};
 use crate::cli::terminal::say;
 
 /// Describes a step and the number of steps.
 pub fn step(settings: &Settings) -> String {
     let t = &settings.train;
-    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { format!("{} steps", t.steps) };
+    let steps = if t.steps == UNKNOWN_STEPS { "one epoch".into() } else { counted(t.steps as u64, "step") };
     format!(
-        "{} tokens: batch {} x context {} x {} micro-steps; {steps}",
-        t.tokens_per_step,
+        "{}: batch {} x context {} x {}; {steps}",
+        counted(t.tokens_per_step as u64, "token"),
         t.batch,
         t.context,
-        settings.sizes().accumulation
+        counted(settings.sizes().accumulation as u64, "micro-step")
     )
 }
 
-/// Describes the ranks and how devices share them; none for one rank.
+/// Describes a learning rate that is hardly meant: zero, or a warm-up that is longer than the run.
+pub fn rate(settings: &Settings) -> Option<String> {
+    let t = &settings.train;
+    if t.lr == 0.0 {
+        return Some("--lr 0 changes no weight".into());
+    }
+    let schedule = settings.schedule();
+    let is_long = t.steps != UNKNOWN_STEPS && t.warmup > t.steps && schedule.at(t.steps - 1) < t.lr;
+    is_long.then(|| {
+        let (warmup, steps) = (counted(t.warmup as u64, "step"), count(t.steps as u64));
+        format!(
+            "the warm-up of {warmup} is longer than the run of {steps}: the rate ends at {:.2e}",
+            schedule.at(t.steps - 1)
+        )
+    })
+}
+
+/// Returns whether an adapter is a software one of Mesa before version 26, which tools/run replaces.
+pub fn is_old_mesa(caps: &Caps) -> bool {
+    let version = caps.driver.split("Mesa ").nth(1).and_then(|text| text.split('.').next()?.parse::<u32>().ok());
+    caps.software && version.is_some_and(|version| version < 26)
+}
+
+/// The remark about such an adapter.
+pub const OLD_MESA: &str = "older than Mesa 26: on Linux start wgpt through tools/run, which fetches a newer one";
+
+/// Describes the ranks and how devices share them; `None` for one rank.
 pub fn ranks(settings: &Settings, devices: usize) -> Option<String> {
     let (ranks, wire) = (settings.data.ranks, settings.train.wire);
     let alone = if wire.format().is_some() { format!(", which rounds no gradient to {wire}") } else { String::new() };
@@ -65,46 +93,75 @@ pub fn print(
     if !gpu.device_kind().is_empty() {
         say!("         {}", gpu.device_kind());
     }
-    say!(
-        "model    {} layers, {} heads, {} channels, {} positions, vocabulary {}: {:.1} M parameters, {}",
-        m.layers,
-        m.heads,
-        m.channels,
-        m.positions,
-        m.vocab,
-        config.parameters() as f64 / 1e6,
-        t.precision.name()
-    );
+    if is_old_mesa(&gpu.caps) {
+        say!("         {OLD_MESA}");
+    }
+    // the shape as given: the trainer's is padded
+    say!("model    {}: {}, {}", shape(&m), parameters(config), t.precision.name());
     say!("data     {summary}");
     say!("step     {}", step(settings));
+    if let Some(line) = rate(settings) {
+        say!("rate     {line}");
+    }
     if let Some(processes) = processes {
         say!("mpi      {processes}");
     }
     if let Some(line) = ranks(settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
-    say!("kernels  {}", trainer.kernel_summary().join(", "));
+    // hundreds of characters: config.toml has them too
+    if log::log_enabled!(log::Level::Info) {
+        say!("kernels  {}", trainer.kernel_summary().join(", "));
+    }
     if trainer.elem() == Elem::F16 {
         if let Some(why) = matmul::choose::without_matrices(&gpu.caps) {
             say!("         no matrix units: {why}");
         } else if matmul::choose::is_faster_without_matrices(&gpu.caps) {
-            say!(
-                "         products without matrix units: by others' figures they are slower on Intel's Alchemist; wgpt tune tries both"
-            );
+            say!("         products without matrix units: they are slower on Intel's Alchemist by others' figures;");
+            say!("         wgpt tune tries both");
         } else if let Some(why) = attention::without_matrices(&gpu.caps, config.head_size()) {
             say!("         attention without matrix units: {why}");
         }
     }
     let step = trainer.step_program();
     for (kernel, figures) in measure::statistics::spilling(gpu, &step) {
-        say!("         {} is slow, its registers do not suffice ({figures}): try wgpt tune", kernel.name());
+        say!("         {} is slow: it spills registers ({figures}); try wgpt tune", kernel.name());
     }
     let all = settings.run.device_count;
     let first = if all > 1 { format!(" on the first of {all} devices") } else { String::new() };
-    say!("memory   {:.1} MiB{first}", gpu.allocated_bytes() as f64 / f64::from(1 << 20));
+    say!("memory   {}{first}", size(gpu.allocated_bytes()));
     say!("folder   {}", out.display());
     let sizes = [t.batch, t.context];
     if let Some(line) = measure::tuned_jobs_summary(tuned, &gpu.caps, config, trainer.elem(), sizes) {
         say!("tuned    {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgpt::train::settings::Recipe;
+    use wgpt::train::settings::resolve::InitWeights;
+
+    #[test]
+    fn a_rate_that_is_hardly_meant_is_named() {
+        let mut settings = Recipe::default().resolve(InitWeights::Random).expect("settings");
+        let mut line = |lr: f32, warmup: usize| {
+            (settings.train.lr, settings.train.warmup, settings.train.steps) = (lr, warmup, 100);
+            rate(&settings)
+        };
+        assert_eq!(line(6e-4, 100), None);
+        assert_eq!(line(0.0, 0).as_deref(), Some("--lr 0 changes no weight"));
+        let long = line(6e-4, 500).expect("a line");
+        assert_eq!(long, "the warm-up of 500 steps is longer than the run of 100: the rate ends at 1.20e-4");
+    }
+
+    #[test]
+    fn only_an_old_software_driver_is_named() {
+        let caps = |driver: &str, software| Caps { driver: driver.into(), software, ..Caps::webgpu_defaults() };
+        assert!(is_old_mesa(&caps("llvmpipe Mesa 22.3.6 (LLVM 15.0.6)", true)));
+        assert!(!is_old_mesa(&caps("llvmpipe Mesa 26.1.6-1 (LLVM 21.1.8)", true)));
+        assert!(!is_old_mesa(&caps("radv Mesa 22.3.6", false)));
+        assert!(!is_old_mesa(&caps("SwiftShader driver", true)));
     }
 }

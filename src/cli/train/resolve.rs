@@ -1,4 +1,4 @@
-//! From settings to what a run is made of: weights, data, questions.
+//! From settings to the parts of a run: weights, data, questions.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub fn init(recipe: &Recipe) -> Result<Option<Description>> {
     recipe.model.init.as_deref().map(model::describe).transpose()
 }
 
-/// Returns what a run that begins from weights knows of them.
+/// Returns what is known of the first weights of a run.
 pub fn start(init: Option<&Description>) -> InitWeights {
     init.map_or(InitWeights::Random, |model| {
         let (place, shape) = (model.place.path().display().to_string(), model.shape);
@@ -47,7 +47,7 @@ pub fn start_without_files(recipe: &Recipe) -> Result<InitWeights> {
     }
 }
 
-/// True if the tokenizer of the data is GPT-2's because nothing says otherwise.
+/// Returns whether the tokenizer of the data is GPT-2's by default.
 pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
     let Source::Shards { .. } = &settings.data.source else { return Ok(false) };
     let told = recipe.data.tokenizer.is_some() || recipe.model.init.is_some();
@@ -59,7 +59,7 @@ pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
     Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 
-/// Names the data, for a line.
+/// Returns the names of the data, for a line.
 pub fn data_names(settings: &Settings) -> String {
     match &settings.data.source {
         Source::Stories => "generated stories".into(),
@@ -69,7 +69,7 @@ pub fn data_names(settings: &Settings) -> String {
     }
 }
 
-/// True if the files that hold the data are here; stories that are yet to be made up are not.
+/// Returns whether the files of the data are here. Stories are made up later, so they are not.
 pub fn files_are_here(settings: &Settings) -> bool {
     match &settings.data.source {
         Source::Shards { .. } => why_not_here(settings).is_none(),
@@ -78,14 +78,14 @@ pub fn files_are_here(settings: &Settings) -> bool {
     }
 }
 
-/// Returns the error of files of tokens that are not here.
+/// Returns the error of token files that are not here.
 pub fn why_not_here(settings: &Settings) -> Option<Error> {
     let Source::Shards { train, validation, format } = &settings.data.source else { return None };
     let find = |given: &[PathBuf], part| token_paths::find(given, part, *format);
     find(train, Part::Train).and_then(|_| find(validation, Part::Validation)).err()
 }
 
-/// Opens the data and cuts it; sets the steps of an epoch if none are given.
+/// Opens the data and cuts it into batches. Sets the steps of an epoch if none are given.
 pub fn look(settings: &mut Settings) -> Result<DataSummary> {
     let seed = settings.train.seed;
     let dataset = Dataset::open(&settings.data, seed).map_err(|error| match settings.data.source {
@@ -105,11 +105,11 @@ pub fn look(settings: &mut Settings) -> Result<DataSummary> {
     Ok(DataSummary { loader, rows, baseline, summary })
 }
 
-/// Returns HellaSwag's questions, checked before anything is made.
+/// Returns HellaSwag's questions, checked before anything is created.
 pub fn questions(settings: &Settings) -> Result<Vec<Example>> {
     let Some(file) = &settings.run.hellaswag else { return Ok(Vec::new()) };
     let tokenizer = settings.data.tokenizer.as_ref().ok_or_else(|| {
-        let fault = Fault::at("--hellaswag", "nothing says which tokenizer the model is for");
+        let fault = Fault::at("--hellaswag", "the model's tokenizer is unknown");
         Error::usage(fault.advice("try --tokenizer gpt2"))
     })?;
     tokenizer.check()?;

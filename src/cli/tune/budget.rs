@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wgpt::error::{Error, Result};
 use wgpt::measure::tune::{Job, RaceResult};
 
-/// Seconds for a job where neither flag says otherwise.
+/// Default seconds for a job.
 const SECONDS: f64 = 10.0;
 
 /// The time that the kernels of each job may take.
@@ -16,7 +16,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Returns the time that `--seconds` and `--total` allow. It runs from [`Self::begin`] on.
+    /// Returns the time that `--seconds` and `--total` allow, counted from [`Self::begin`].
     pub fn new(seconds: Option<f64>, total: Option<f64>) -> Result<Self> {
         let read = |flag: &str, seconds: Option<f64>| {
             let Some(seconds) = seconds else { return Ok(None) };
@@ -29,12 +29,12 @@ impl Budget {
         Ok(Self { begin: Instant::now(), each, total })
     }
 
-    /// Begins with the first job: opening the device and measuring its roofs are not counted.
+    /// Starts the time of the first job: opening the device and measuring its roofs are not counted.
     pub fn begin(&mut self) {
         self.begin = Instant::now();
     }
 
-    /// Returns the longest that so many jobs take, in words.
+    /// Returns the longest time of so many jobs, in words.
     pub fn at_most(&self, jobs: usize) -> String {
         let all = self.each.map(|each| each * jobs as u32);
         match (self.each, self.total) {
@@ -48,11 +48,12 @@ impl Budget {
         }
     }
 
-    /// Returns the time of the first of the jobs that are left, of which there is one at least.
+    /// Returns the time of the first of the remaining jobs, of which there is at least one.
     ///
-    /// A job's share of what is left of `--total` is by the root of its operations in a step. A job with more operations
-    /// gets more, for it is a larger part of a step; but not as many times more: building a kernel takes as long for a small
-    /// product as for a large one, and the small ones would have no time for a second kernel.
+    /// A job's share of the rest of `--total` is proportional to the square root of its operations in a step. A job
+    /// with more operations gets more time, because it is a larger part of a step. It does not get proportionally more:
+    /// building a kernel takes as long for a small product as for a large one, so small ones would have no time for a
+    /// second kernel.
     pub fn next(&self, left: &[Job]) -> Duration {
         let share = self.total.map(|total| {
             let weights: f64 = left.iter().map(weight).sum();
@@ -61,8 +62,7 @@ impl Budget {
         [self.each, share].into_iter().flatten().min().unwrap_or_default()
     }
 
-    /// Returns the flags with which all kernels of these jobs would have time, by what those that were tried took in the
-    /// mean.
+    /// Returns the flags that would give all kernels of these jobs time, by the mean time of those that were tried.
     pub fn would_do(&self, raced: &[RaceResult]) -> String {
         let tried: usize = raced.iter().map(|raced| raced.trials.len()).sum();
         let all = tried + raced.iter().map(|raced| raced.left).sum::<usize>();
@@ -81,7 +81,7 @@ fn weight(job: &Job) -> f64 {
     job.step_flops().sqrt()
 }
 
-/// Whole seconds, above ten whole tens.
+/// Rounds up to whole seconds, and above ten to multiples of ten.
 fn round_up(seconds: f64) -> u64 {
     let unit = if seconds > 10.0 { 10.0 } else { 1.0 };
     ((seconds / unit).ceil() * unit).max(1.0) as u64
@@ -102,7 +102,7 @@ mod tests {
         let budget = Budget::new(None, Some(110.0)).expect("seconds");
         let jobs = [job(10_000), job(100)];
         assert!((budget.next(&jobs).as_secs_f64() - 100.0).abs() < 1.0);
-        // what the first did not take is there for the second
+        // the second job gets the time that the first did not take
         assert!((budget.next(&jobs[1..]).as_secs_f64() - 110.0).abs() < 1.0);
         let both = Budget::new(Some(3.0), Some(110.0)).expect("seconds");
         assert!((both.next(&jobs).as_secs_f64() - 3.0).abs() < 1e-9);

@@ -15,6 +15,7 @@ use wgpt::measure::table::number;
 use wgpt::measure::tune::{self, Ceiling, Job, LoadedRecord, RaceResult, Trial};
 use wgpt::measure::{self, Roofs};
 use wgpt::ops::matmul::choose;
+use wgpt::units::counted;
 
 use super::precision::{self, Precision};
 use super::predicted;
@@ -24,40 +25,52 @@ use super::terminal::say;
 use budget::Budget;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+The record is a file in ~/.cache/wgpt/tune (the user's cache folder), or in
+$WGPT_CACHE/tune, or the file that WGPT_TUNING names, whose folder must exist.
+`wgpt train` takes its kernels for the same shapes. The table's kernel is tried
+first, the record's second; an entry is replaced once two kernels were tried.
+--seconds 0 checks the table's kernels and writes nothing.
+
+Examples:
   wgpt tune --model d12 --batch 16
   wgpt tune --model d12 --batch 64 --total 120 --json tune.json
-  wgpt tune --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 --context 128 --precision f32
-
-The record is a file in ~/.cache/wgpt/tune (the user's cache folder), or in $WGPT_CACHE/tune, or the file that WGPT_TUNING
-names, whose folder must exist. `wgpt train` takes its kernels for the same shapes. An entry is replaced when at least two
-kernels were tried, the table's first and the entry's second; --seconds 0 checks the table's kernels and writes nothing.")]
+  wgpt tune --layers 3 --heads 4 --channels 128 --vocab 257 --batch 8 \\
+      --context 128 --precision f32")]
 pub struct Args {
     #[command(flatten)]
     shape: Shape,
-    /// Sequences of a micro-step
-    #[arg(long, default_value_t = 4)]
+    /// Sequences per micro-step
+    #[arg(long, value_name = "N", default_value_t = 4)]
     batch: usize,
-    /// Tokens of a sequence [default: 1024, on a software adapter 64]
-    #[arg(long)]
+    /// Tokens per sequence
+    ///
+    /// [default: 1024, on a software adapter 64]
+    #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Element type of matrix operands
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    /// f32, f16 (mixed) or auto
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::Auto)]
     pub precision: Precision,
-    /// Seconds for the kernels of one product [default: 10, with --total what that leaves]
-    #[arg(long)]
+    /// Seconds for the kernels of one product
+    ///
+    /// [default: 10; with --total a share of what is left]
+    #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
-    /// Seconds for all products together, as 120
-    #[arg(long)]
+    /// Seconds for all products together
+    #[arg(long, value_name = "SECONDS")]
     total: Option<f64>,
-    /// Write all kernels that were tried, with their times or why they were refused, as JSON
+    /// Write all kernels that were tried as JSON
+    ///
+    /// With their times, or why they were refused
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Set times beside the prediction for this GPU [default: the adapter's own, where `wgpt plan --gpu` knows it]
+    /// Compare times with the prediction for this GPU
+    ///
+    /// [default: the adapter's own, where `wgpt plan --gpu` knows it]
     #[arg(long, value_name = "CARD")]
     against: Option<String>,
-    /// Adapter by index or part of its name: see `wgpt devices`
-    #[arg(long)]
+    /// Adapter by index or part of its name
+    #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
 }
 
@@ -82,16 +95,17 @@ pub fn run(args: &Args) -> Result<()> {
     let products = jobs.iter().filter(|job| job.is_product()).count();
     let attention = match jobs.len() - products {
         0 => String::new(),
-        kernels => format!(" and {kernels} attention kernels"),
+        kernels => format!(" and {}", counted(kernels as u64, "attention kernel")),
     };
-    say!("tune     {products} products{attention}, at most {}", budget.at_most(jobs.len()));
+    let products = counted(products as u64, "product");
+    say!("tune     {products}{attention}, at most {}", budget.at_most(jobs.len()));
     say!("device   {}", gpu.caps.summary());
     if let (true, Some(why)) = (mixed, choose::without_matrices(&gpu.caps)) {
         say!("         no matrix units: {why}");
     }
     // before a record is touched and before roofs, which would be infinite: a stand-in for a GPU computes nothing
     tune::check_device(&mut gpu)?;
-    // that the record can be written is known before minutes are spent
+    // fail before minutes are spent if the record cannot be written
     let path = tune::prepare(&gpu.caps)?;
     if let LoadedRecord::Ignored(why) = tune::load(&mut gpu.caps) {
         say!("record   {why}");
@@ -118,7 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
                 0 => "nothing was found".into(),
                 _ => format!("what was found is in {}", path.display()),
             };
-            return Err(Error::stopped(format!("tune: {signal}: stopped; {found}; a new run begins anew")));
+            return Err(Error::stopped(format!("tune: {signal}: stopped; {found}; the next tuning begins again")));
         }
         if let Some((key, text)) = judge(&gpu, (job, elem), &roofs, &race)? {
             tune::save(&gpu.caps, &[(key.clone(), text)])?;
@@ -143,7 +157,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Prints what became of a job, and returns the key and the kernel that its record gets, if there was a race.
+/// Prints the outcome of a job. Returns the key and the kernel of its record, if there was a race.
 fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &RaceResult) -> Result<Option<(String, String)>> {
     for trial in &race.trials {
         if let Err(why) = &trial.outcome {
@@ -154,8 +168,8 @@ fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &RaceResult)
     let recorded = job.recorded(&gpu.caps, elem).is_some();
     let best = tune::best(&race.trials);
     if best.is_none() && !(recorded && race.left > 0) {
-        let more = if race.left > 0 { "; give it more time: others are not tried" } else { "" };
-        return Err(Error::gpu(format!("tune: no kernel computes {job} rightly{more}")));
+        let more = if race.left > 0 { "; try more --seconds, for others had no time" } else { "" };
+        return Err(Error::gpu(format!("tune: no kernel computes {job} correctly{more}")));
     }
     match best {
         Some((best, ms)) if race.may_be_recorded() => {
@@ -165,7 +179,7 @@ fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &RaceResult)
         best => {
             let kept = if recorded { "the record's entry is kept" } else { "the table's kernel is taken" };
             let right = best.map_or(String::new(), |(best, ms)| {
-                format!("; the table's {}, is right", measured(job, roofs, best, ms))
+                format!("; the table's {}, is correct", measured(job, roofs, best, ms))
             });
             say!("not tuned {job}: out of time; {kept}{right}");
             Ok(None)
@@ -173,7 +187,7 @@ fn judge(gpu: &Gpu, (job, elem): (&Job, Elem), roofs: &Roofs, race: &RaceResult)
     }
 }
 
-/// A kernel with its time and rate.
+/// Describes a kernel with its time and rate.
 fn measured(job: &Job, roofs: &Roofs, trial: &Trial, ms: f64) -> String {
     let rate = job.flops() / ms * 1e-9;
     format!(
@@ -185,7 +199,7 @@ fn measured(job: &Job, roofs: &Roofs, trial: &Trial, ms: f64) -> String {
     )
 }
 
-/// One job's result.
+/// Describes one job's result.
 fn line(job: &Job, roofs: &Roofs, race: &RaceResult, best: &Trial, ms: f64) -> String {
     let table = &race.trials[0];
     let beside = match &table.outcome {
@@ -201,16 +215,15 @@ fn line(job: &Job, roofs: &Roofs, race: &RaceResult, best: &Trial, ms: f64) -> S
     });
     let tried = race.trials.len();
     let refused = match race.trials.iter().filter(|trial| trial.outcome.is_err()).count() {
-        0 => "all right".into(),
+        0 => "all correct".into(),
         refused => format!("{refused} refused"),
     };
     let left = if race.left > 0 { format!("; {} had no time", race.left) } else { String::new() };
-    let kernels = if tried == 1 { "kernel" } else { "kernels" };
     let measured = measured(job, roofs, best, ms);
-    format!("{job}: {measured}; {predicted}{beside}; {tried} {kernels} tried, {refused}{left}")
+    format!("{job}: {measured}; {predicted}{beside}; {} tried, {refused}{left}", counted(tried as u64, "kernel"))
 }
 
-/// One job's trials, the table's choice first.
+/// Returns one job's trials as JSON, the table's choice first.
 fn record(job: &Job, elem: Elem, share: f64, race: &RaceResult) -> Value {
     let trials = &race.trials;
     let list: Vec<Value> = trials

@@ -178,15 +178,15 @@ pub fn nearest_names(name: &str) -> Vec<&'static str> {
     found.into_iter().map(|(_, name)| name).take(3).collect()
 }
 
-/// Returns the catalog as text for the help, one line per name.
+/// Returns the table as text of at most 80 columns, two lines per name.
 #[must_use]
 pub fn help_table() -> String {
-    let mut text = String::from("Names (repository on the hub, contents):\n");
+    let mut text = String::from("Names, with their repository on the hub and its contents:\n");
     for Entry { name, repo, about, verified, .. } in CATALOG {
         let mark = if verified { "" } else { " [unverified]" };
-        let _ = writeln!(text, "  {name:<16} {repo:<43} {about}{mark}");
+        let _ = writeln!(text, "  {name:<16} {repo}{mark}\n      {}", about.replace("10^8", "100 M"));
     }
-    text += "Unverified: the repository could not be reached when this table was written.\n";
+    text += "Unverified: the repository could not be reached when this was written.\n";
     text += "Weights in safetensors of any other repository: OWNER/NAME.";
     text
 }

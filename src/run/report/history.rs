@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 use crate::error::{Error, Fault, Result};
 use crate::files::lines::Lines;
 use crate::files::open;
+use crate::run::folder;
 use crate::run::records::{self, Metric};
 use crate::train::settings::RunFile;
 
@@ -91,7 +92,8 @@ impl History {
             let tokens_per_step = RunFile::read(path).ok().map(|file| file.settings.train.tokens_per_step as u64);
             return Ok(Self { name, path: place, tokens_per_step, ..history });
         }
-        let unread = |e: io::Error| Error::data(open::fault(&place, &e).expected(KINDS));
+        let siblings = || folder::siblings(path).unwrap_or_default();
+        let unread = |e: io::Error| Error::data(open::fault(&place, &e).expected(KINDS).advice(siblings()));
         let file = open::input(path).map_err(unread)?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };

@@ -70,26 +70,22 @@ impl Reporter {
         self.summary.history.push(metric);
     }
 
-    /// Returns the end of a status line: MFU, time and dollars, as far as they are known.
+    /// Returns the last parts of a status line, the most useful first: time to come, time so far, MFU, dollars, as far as
+    /// they are known.
     #[must_use]
-    pub fn status(&self, tokens_per_s: f64, eta: Option<Duration>) -> String {
+    pub fn status(&self, tokens_per_s: f64, eta: Option<Duration>) -> Vec<String> {
         let so_far = self.summary.history.seconds;
-        let mut line = String::new();
+        let mut parts: Vec<String> = eta.map(|eta| format!("ETA {}", units::clock(eta))).into_iter().collect();
+        parts.push(format!("{} so far", units::clock(Duration::from_secs_f64(so_far.clamp(0.0, 1e10)))));
         if let Some(part) = self.summary.mfu_per_token_per_second() {
-            line += &format!(" | {:.1} % MFU", 100.0 * part * tokens_per_s);
-        }
-        line += &format!(" | {} so far", units::clock(Duration::from_secs_f64(so_far.clamp(0.0, 1e10))));
-        if let Some(eta) = eta {
-            line += &format!(" | ETA {}", units::clock(eta));
+            parts.push(format!("{:.1} % MFU", 100.0 * part * tokens_per_s));
         }
         let price = self.summary.file.as_ref().and_then(|file| file.settings.run.price_per_hour);
         if let Some(price) = price {
-            line += &format!(" | ${:.2}", price * so_far / 3600.0);
-            if let Some(eta) = eta {
-                line += &format!(" of ${:.2}", price * (so_far + eta.as_secs_f64()) / 3600.0);
-            }
+            let whole = eta.map(|eta| format!(" of ${:.2}", price * (so_far + eta.as_secs_f64()) / 3600.0));
+            parts.push(format!("${:.2}{}", price * so_far / 3600.0, whole.unwrap_or_default()));
         }
-        line
+        parts
     }
 
     /// Returns whether the page is too old.

@@ -161,7 +161,7 @@ impl Chart<'_> {
             let _ = write!(lines, "<path class=grid d=\"M{} 0V{EDGE}\"/>", coordinate(left));
             let _ = write!(labels, "<b class=x style=\"left:{:.2}%\">{}</b>", left * 100.0, short(tick));
         }
-        // measured curves of several runs have the colours of their lines, and stand out by their strength
+        // with several runs, validation has the same colour as training, so the lines of training are thin
         let several = curves.iter().filter(|curve| curve.style == Style::Measured && curve.colour != 0).count() > 1;
         let is_thin = several || curves.iter().any(|curve| curve.points.len() > MAX_THICK);
         let thin = if is_thin { " thin" } else { "" };

@@ -3,6 +3,7 @@
 mod samples;
 mod status;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
-use crate::run::team::Team;
+use crate::run::team::{QUESTIONS, Team};
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Settings, WhenFull, compare};
 use crate::train::trainer::Trainer;
@@ -31,10 +32,44 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Time between two messages about the same pause.
 const REPEAT_MESSAGE: Duration = Duration::from_secs(60);
 
+/// The line of a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepLine {
+    /// The part that is always shown: step and losses, and why a step was skipped.
+    pub whole: String,
+    /// The rest, the most useful first.
+    pub more: Vec<String>,
+}
+
+impl StepLine {
+    /// Makes a line of the part that is always shown.
+    #[must_use]
+    pub fn new(whole: String) -> Self {
+        Self { whole, more: Vec::new() }
+    }
+
+    /// Returns the line with as many of its parts as `width` columns hold.
+    #[must_use]
+    pub fn within(&self, width: usize) -> String {
+        let mut text = self.whole.clone();
+        for part in &self.more {
+            if text.chars().count() + " | ".len() + part.chars().count() > width {
+                break;
+            }
+            text = text + " | " + part;
+        }
+        text
+    }
+}
+
 /// The place to which a run prints its progress.
 pub trait Screen {
     /// Prints a line.
     fn line(&mut self, text: &str);
+    /// Prints the line of a step, which a narrow screen shortens.
+    fn step(&mut self, line: &StepLine) {
+        self.line(&line.within(usize::MAX));
+    }
     /// Shows the progress of the run: steps done, all steps, and the remaining time if it is known.
     fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
     /// Called when the run begins or resumes, with its trainer and its folder.
@@ -77,6 +112,8 @@ pub struct Run<'a> {
     pub phase: CurrentPhase,
     /// Positions in the data at which the batches of the last steps begin.
     pub places: VecDeque<(usize, BatchPosition)>,
+    /// The time of the last printed line of a step.
+    pub printed: Option<Instant>,
     /// Whether a device was lost and reopened.
     pub rebuilt: bool,
 }
@@ -273,7 +310,8 @@ impl Run<'_> {
                     self.retry_while_disk_full(clock, screen, |run| run.folder.step(&metric))?;
                     self.reporter.push(&metric);
                     let steps = self.settings.train.steps;
-                    screen.line(&format!("step {step}/{steps} | val {loss:.4}{}", self.baseline_text()));
+                    let whole = format!("step {step}/{steps} | val {loss:.4}");
+                    screen.step(&StepLine { whole, more: self.baseline_texts() });
                 }
                 (None, None) => {}
             }
@@ -370,9 +408,8 @@ impl Run<'_> {
         if validates || scores_hellaswag {
             self.retry_while_disk_full(clock, screen, |run| run.folder.amend(&line, validates, scores_hellaswag))?;
             self.reporter.rewind()?;
-            let loss =
-                line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}{}", self.baseline_text()));
-            screen.line(&format!("step {step}/{step}{loss}"));
+            let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}"));
+            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.baseline_texts() });
         }
         Ok(true)
     }
@@ -497,15 +534,25 @@ impl Run<'_> {
         let _phase = self.phase.enter(Phase::Validating);
         let Some(rows) = &mut self.rows else { return Ok(None) };
         let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
-        let stop = self.stop;
-        team.evaluate_unless(rows, count, &|| stop().is_some())
+        let (stop, phase) = (self.stop, &self.phase);
+        let batches = count.div_ceil(team.lead().sizes().batch).div_ceil(team.lead().part().devices);
+        let asked = Cell::new(0);
+        team.evaluate_unless(rows, count, &|| {
+            phase.reach(asked.replace(asked.get() + 1), batches);
+            stop().is_some()
+        })
     }
 
     /// Returns the accuracy on HellaSwag, or `None` if a signal interrupts it.
     fn score_hellaswag(&self, team: &mut Team) -> Result<Option<f64>> {
         let _phase = self.phase.enter(Phase::ScoringHellaSwag);
-        let stop = self.stop;
-        let correct = team.answer(&self.questions, &|| stop().is_some())?;
+        let (stop, phase, all) = (self.stop, &self.phase, self.questions.len());
+        let devices = team.lead().part().devices;
+        let asked = Cell::new(0);
+        let correct = team.answer(&self.questions, &|| {
+            phase.reach(asked.replace(asked.get() + QUESTIONS * devices), all);
+            stop().is_some()
+        })?;
         Ok(correct.map(|correct| correct as f64 / self.questions.len() as f64))
     }
 
@@ -515,5 +562,24 @@ impl Run<'_> {
             self.reporter.write(last);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_screen_loses_the_last_parts_of_a_line() {
+        let whole = "step 7/9 | loss 1.5000".to_owned();
+        let line = StepLine {
+            whole: whole.clone(),
+            more: ["norm 1.000", "20 ms", "$0.10 of $1.20"].map(str::to_owned).to_vec(),
+        };
+        assert_eq!(line.within(80), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms | $0.10 of $1.20");
+        assert_eq!(line.within(45), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms");
+        assert_eq!(line.within(43), line.within(45));
+        assert_eq!(line.within(42), "step 7/9 | loss 1.5000 | norm 1.000");
+        assert_eq!(line.within(1), whole);
     }
 }

@@ -8,19 +8,37 @@ use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
 use crate::run::clock::Clock;
 use crate::run::records::Metric;
-use crate::run::steps::{Measured, Run, Screen};
+use crate::run::steps::{Measured, Run, Screen, StepLine};
 use crate::run::team::Team;
+use crate::units;
 
 /// Number of skipped steps in a row that ends a run.
 const MOST_SKIPPED: u32 = 8;
+/// Time between two printed lines at least, unless `--log-every` says otherwise: steps of small models take less.
+const LINE_EVERY: Duration = Duration::from_millis(250);
 /// Number of steps whose position in the data is remembered. More than are in flight.
 const REMEMBERED_STEPS: usize = 16;
 
 impl Run<'_> {
-    /// Returns the reference losses that follow a loss in a line, for generated stories.
-    pub(super) fn baseline_text(&self) -> String {
-        self.baseline
-            .map_or(String::new(), |b| format!(" | order-2 Markov {:.4} | entropy rate {:.4}", b.markov, b.entropy))
+    /// Returns the figures to compare a validation loss of generated stories with.
+    pub(super) fn baseline_texts(&self) -> Vec<String> {
+        self.baseline.map_or_else(Vec::new, |b| {
+            vec![format!("order-2 Markov {:.4}", b.markov), format!("entropy rate {:.4}", b.entropy)]
+        })
+    }
+
+    /// Returns whether the line of a step is printed although nothing was measured after it. The first step of this
+    /// process and the last of the run always are.
+    fn is_line_due(&self, step: usize) -> bool {
+        let run = &self.settings.run;
+        let every = |n: usize| n > 0 && step.is_multiple_of(n);
+        if self.printed.is_none() || step == self.settings.train.steps || every(run.sample_every) {
+            return true;
+        }
+        match run.log_every {
+            Some(n) => every(n),
+            None => self.printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY),
+        }
     }
 
     /// Takes the reports that have arrived, waits for one if `wait`, and writes the steps that can be timed. Leaves out the newest
@@ -81,32 +99,41 @@ impl Run<'_> {
             skipped,
             ..Metric::of_step(report.step as usize)
         };
-        let left = train.steps - report.step as usize;
-        let mut line = format!("step {}/{} | loss {:.4}", report.step, train.steps, report.loss);
+        let (step, steps) = (report.step as usize, train.steps);
         self.retry_while_disk_full(clock, screen, |run| run.folder.step(&metric))?;
         self.reporter.push(&metric);
-        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * left as f64 / 1e3));
-        if let Some(loss) = val_loss {
-            line += &format!(" | val {loss:.4}{}", self.baseline_text());
+        let eta = clock.mean_ms().map(|ms| Duration::from_secs_f64(ms * (steps - step) as f64 / 1e3));
+        let why = self.why_skipped(report);
+        if val_loss.is_some() || hellaswag.is_some() || why.is_some() || self.is_line_due(step) {
+            self.printed = Some(Instant::now());
+            let mut line = StepLine::new(format!("step {step}/{steps} | loss {:.4}", report.loss));
+            if let Some(loss) = val_loss {
+                line.whole += &format!(" | val {loss:.4}");
+                line.more.extend(self.baseline_texts());
+            }
+            if let Some(accuracy) = hellaswag {
+                line.whole += &format!(" | hellaswag {accuracy:.4}");
+            }
+            if let Some(why) = &why {
+                line.whole += &format!(" | skipped: {why}; {}", self.batches_of(step));
+            }
+            line.more.extend([
+                format!("norm {:.3}", report.grad_norm),
+                format!("lr {:.2e}", report.lr),
+                format!("{ms:.0} ms"),
+                format!("{} tok/s", units::count(tokens_per_s.round() as u64)),
+            ]);
+            line.more.extend(self.reporter.status(f64::from(tokens_per_s), eta));
+            screen.step(&line);
         }
-        if let Some(accuracy) = hellaswag {
-            line += &format!(" | hellaswag {accuracy:.4}");
-        }
-        line +=
-            &format!(" | norm {:.3} | lr {:.2e} | {ms:.0} ms | {tokens_per_s:.0} tok/s", report.grad_norm, report.lr);
-        line += &self.reporter.status(f64::from(tokens_per_s), eta);
-        if let Some(why) = self.why_skipped(report) {
-            line += &format!(" | skipped: {why}; {}", self.batches_of(report.step as usize));
-        }
-        screen.line(&line);
-        screen.progress(report.step as usize, train.steps, eta);
+        screen.progress(step, steps, eta);
         if report.skipped_in_a_row >= MOST_SKIPPED {
             return Err(Error::diverged(format!(
                 "train: step {}: {} steps in a row were skipped, the last because {}; try a lower --lr or a longer \
                  --warmup; the checkpoints before them are kept",
                 report.step,
                 report.skipped_in_a_row,
-                self.why_skipped(report).unwrap_or_default()
+                why.unwrap_or_default()
             )));
         }
         Ok(())

@@ -48,7 +48,10 @@ pub struct Record {
     /// The adapter that last ran the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Peak TFLOP/s of the adapter, if they were measured.
+    /// Names of the matrix and attention kernels of a step.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<String>,
+    /// The adapter's TFLOP/s, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
     /// Number of devices that last ran the run, if there were several.

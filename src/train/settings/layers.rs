@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use super::file::{RECORD, TOKENIZER};
 use super::old;
-use super::recipe::Recipe;
+use super::recipe::{self, Recipe};
 use crate::error::{Error, Fault, Result};
 use crate::files::{bounded, open, shell};
 
@@ -49,15 +49,24 @@ pub struct Key {
     repeats: bool,
 }
 
-/// All settings, in the order of `--help`.
+/// All settings, by the tables of a recipe.
 pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
-    let command = Recipe::augment_args(clap::Command::new("wgpt"));
-    let key = |arg: &clap::Arg| Key {
-        name: arg.get_long().unwrap_or_default().to_owned(),
-        table: arg.get_help_heading().unwrap_or_default().to_lowercase(),
-        repeats: matches!(arg.get_action(), ArgAction::Append),
-    };
-    command.get_arguments().map(key).collect()
+    let tables = [
+        ("data", recipe::Data::augment_args as fn(clap::Command) -> clap::Command),
+        ("model", recipe::Model::augment_args),
+        ("training", recipe::Training::augment_args),
+        ("run", recipe::Run::augment_args),
+    ];
+    let keys = tables.into_iter().flat_map(|(table, augment)| {
+        let command = augment(clap::Command::new("wgpt"));
+        let key = |arg: &clap::Arg| Key {
+            name: arg.get_long().unwrap_or_default().to_owned(),
+            table: table.to_owned(),
+            repeats: matches!(arg.get_action(), ArgAction::Append),
+        };
+        command.get_arguments().map(key).collect::<Vec<_>>()
+    });
+    keys.collect()
 });
 
 /// Source of a value, weakest first.

@@ -148,7 +148,9 @@ pub struct RunSettings {
     pub val_rows: Option<usize>,
     /// Steps between samples; 0 for none.
     pub sample_every: usize,
-    /// File of HellaSwag questions, if the run is scored on them.
+    /// Steps between printed lines; without it at most four lines per second.
+    pub log_every: Option<usize>,
+    /// HellaSwag's file, if the run is measured on it.
     pub hellaswag: Option<PathBuf>,
     /// Steps between HellaSwag measurements; another one follows the last step.
     pub hellaswag_every: usize,
@@ -248,6 +250,7 @@ impl Settings {
                 hellaswag: run.hellaswag.clone(),
                 hellaswag_every: run.hellaswag.is_some().then_some(run.hellaswag_every),
                 sample_every: Some(run.sample_every),
+                log_every: run.log_every,
                 memory: run.memory.map(Bytes),
                 compare: run.compare.clone(),
                 peak_tflops: run.peak_tflops,

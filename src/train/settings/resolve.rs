@@ -202,6 +202,7 @@ impl Recipe {
                 val_every,
                 val_rows: self.val_rows(train.context, train.batch),
                 sample_every: run.sample_every.unwrap_or(sample_every),
+                log_every: run.log_every,
                 hellaswag: run.hellaswag.clone(),
                 hellaswag_every: run.hellaswag_every.unwrap_or(val_every),
                 memory: run.memory.map(|Bytes(bytes)| bytes),

@@ -38,7 +38,40 @@ numbers! {
     bool: "true or false";
 }
 
-/// Implements [`Value`] for types that implement [`FromStr`].
+/// Reads a count of tokens: `524288`, `524_288`, `200k`, `1.5M`, `10B` or `1e9`, where `k` is 1,000 and `B` is 10^9.
+///
+/// # Errors
+/// A sentence for a person.
+pub fn token_count(text: &str) -> Result<usize, String> {
+    let wrong = || format!("`{text}`, expected a whole number of tokens, such as 524288, 200k or 10B");
+    if let Ok(count) = text.replace('_', "").parse::<usize>() {
+        return Ok(count);
+    }
+    // beyond 2^53 a float is no count
+    let whole = |number: &f64| *number >= 0.0 && number.fract() == 0.0 && *number < 9e15;
+    quantity(text).filter(whole).map(|number| number as usize).ok_or_else(wrong)
+}
+
+/// Reads a number that may end in `k`, `M`, `B` (or `G`) or `T`, for 10^3, 10^6, 10^9 and 10^12.
+#[must_use]
+pub fn quantity(text: &str) -> Option<f64> {
+    let plain = text.trim().replace('_', "");
+    let unit = plain.chars().last()?;
+    let factor = match unit.to_ascii_lowercase() {
+        'k' => 1e3,
+        'm' => 1e6,
+        'b' | 'g' => 1e9,
+        't' => 1e12,
+        _ => 1.0,
+    };
+    let number = if factor > 1.0 { plain[..plain.len() - 1].trim_end() } else { plain.as_str() };
+    // parts of tokens are rounding errors of 1.1 * 1e6 and the like
+    let product = number.parse::<f64>().ok()? * factor;
+    let rounded = product.round();
+    Some(if factor > 1.0 && (product - rounded).abs() < 1e-6 * product.abs() { rounded } else { product })
+}
+
+/// [`Value`] for types that read themselves.
 macro_rules! read_themselves {
     ($($value:ty),+) => {$(
         impl Value for $value {
@@ -92,6 +125,22 @@ pub(super) mod spelled {
 
     pub fn deserialize<'de, T: Value, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
         T::parse(&Written::deserialize(from)?.to_string()).map(Some).map_err(D::Error::custom)
+    }
+}
+
+/// Serde for an optional count of tokens: written as a whole number, read as [`token_count`] does.
+pub(super) mod tokens {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::{Written, spelled, token_count};
+
+    pub fn serialize<S: Serializer>(value: &Option<usize>, to: S) -> Result<S::Ok, S::Error> {
+        spelled::serialize(value, to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+        token_count(&Written::deserialize(from)?.to_string()).map(Some).map_err(D::Error::custom)
     }
 }
 
@@ -190,17 +239,16 @@ impl fmt::Display for Interval {
     }
 }
 
-/// A number of bytes: `800MB`, `24GiB`, `1073741824`.
+/// A number of bytes, spelled with a unit: `800MB`, `24GiB`, `1073741824B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
-/// Units of [`Bytes`] in lower case, and their bytes.
-const UNITS: [(&str, f64); 11] = [
+/// Units of [`Bytes`], each with those that mean the same.
+const UNITS: [(&str, f64); 10] = [
     ("gib", 1024.0 * 1024.0 * 1024.0),
     ("mib", 1024.0 * 1024.0),
     ("kib", 1024.0),
     ("b", 1.0),
-    ("", 1.0),
     ("gb", 1e9),
     ("mb", 1e6),
     ("kb", 1e3),
@@ -218,6 +266,9 @@ impl FromStr for Bytes {
         let number: f64 =
             number.parse().map_err(|_| format!("`{text}`, expected a number and a unit, such as 24GiB"))?;
         let known = unit.trim().to_ascii_lowercase();
+        if known.is_empty() {
+            return Err(format!("`{text}` has no unit, expected a size such as {text}GiB or {text}MiB"));
+        }
         let factor = UNITS.iter().find(|(name, _)| *name == known).map(|(_, factor)| *factor);
         let factor = factor.ok_or_else(|| format!("unknown unit `{unit}`, expected KiB, MiB, GiB, kB, MB or GB"))?;
         Ok(Self((number * factor) as u64))
@@ -362,11 +413,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn counts_of_tokens_may_have_a_unit() {
+        for (text, count) in [
+            ("524288", 524_288),
+            ("524_288", 524_288),
+            ("0", 0),
+            ("200k", 200_000),
+            ("1.5M", 1_500_000),
+            ("1.1M", 1_100_000),
+            ("10B", 10_000_000_000),
+            ("0.3g", 300_000_000),
+            ("1e9", 1_000_000_000),
+            ("2T", 2_000_000_000_000),
+        ] {
+            assert_eq!(token_count(text), Ok(count), "{text}");
+        }
+        for wrong in ["", "k", "-1", "-2k", "1.5", "1.0001k", "ten", "1e30", "5kk", "nan", "infB"] {
+            assert!(token_count(wrong).is_err_and(|why| why.contains("such as 524288, 200k or 10B")), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_spelling_reads_back() {
         for text in ["24GiB", "800MiB", "3KiB", "1500000001B"] {
             assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
         }
-        for (text, bytes) in [("1073741824", 1 << 30), ("800MB", 800_000_000), ("1.5g", 3 << 29), ("7", 7)] {
+        for (text, bytes) in [("1073741824b", 1 << 30), ("800MB", 800_000_000), ("1.5g", 3 << 29), ("7B", 7)] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
         for (text, same) in [("250", "250"), ("10m", "10m"), ("0.5m", "0.5m")] {
@@ -380,6 +452,7 @@ mod tests {
             (Precision::parse("bf16").unwrap_err(), "expected one of f32, f16, auto"),
             (Shape::parse("cosin").unwrap_err(), "expected one of cosine, linear, constant, wsd"),
             (Bytes::parse("24Gi").unwrap_err(), "unknown unit `Gi`"),
+            (Bytes::parse("24").unwrap_err(), "`24` has no unit, expected a size such as 24GiB"),
             (Interval::parse("-1m").unwrap_err(), "such as 10m"),
             (usize::parse("1.5").unwrap_err(), "`1.5`, expected a whole number"),
             (Peak::parse("0").unwrap_err(), "above 0, or `measure`"),

@@ -10,7 +10,7 @@ use super::resume::{signal, spawn, wait_for};
 use super::{Outcome, SMALL, metrics, same, text_file, train, wgpt};
 
 /// Everything but the text and the folder.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 14] = [
     "--batch",
     "2",
     "--context",
@@ -23,6 +23,8 @@ const FLAGS: [&str; 12] = [
     "constant",
     "--checkpoint-every",
     "5",
+    "--log-every",
+    "1",
 ];
 
 /// Arguments of a run on `text` of so many steps.
@@ -85,9 +87,9 @@ fn a_stopped_run_prints_the_command_that_continues_it() {
     assert!(!command.contains("--restart"), "{command}");
     let out = shell(dir, command).ends_with(0).out;
     assert!(dir.join("runs/1.1/model").exists() && !dir.join("runs/1.2").exists());
-    let next = out.lines().find_map(|line| line.strip_prefix("next: ")).expect("a command");
+    let next = out.lines().find_map(|line| line.strip_prefix("next     ")).expect("a command");
     assert!(shell(dir, &format!("{next} --max-tokens 3")).ends_with(0).out.starts_with("Once upon a time"));
-    assert!(out.contains("report: runs/1/report.html"), "{out}");
+    assert!(out.contains("report   runs/1/report.html"), "{out}");
 }
 
 #[test]

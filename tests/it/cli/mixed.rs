@@ -33,7 +33,8 @@ fn f16_trains_beside_f32_names_its_kernels_and_writes_the_loss_scale() {
         train(dir.path(), &more).ends_with(0)
     };
     let half = run("f16", "half");
-    let text = half.out + &half.err;
+    let noted = std::fs::read_to_string(dir.path().join("half/config.toml")).expect("config");
+    let text = half.out + &half.err + &noted;
     assert!(text.contains(" parameters, f16\n"), "{text}");
     assert!(text.contains("matmul_coop.forward") || text.contains("no matrix units"), "{text}");
     run("f32", "full");

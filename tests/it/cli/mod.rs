@@ -1,6 +1,7 @@
 //! The program from outside: its output, its files and its exit codes. It is started through tools/run, as users start
 //! it.
 
+mod answers;
 mod bad_input;
 #[cfg(unix)]
 mod changed_data;

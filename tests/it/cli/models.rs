@@ -61,7 +61,7 @@ fn weights_go_round_bit_for_bit() {
 
     refused(run(dir, "convert run a.bin"), 2, &["a.bin", "--force"]);
     run(dir, "convert d.bin a.bin --force").ends_with(0);
-    refused(run(dir, "convert run b"), 2, &["b is there already"]);
+    refused(run(dir, "convert run b"), 2, &["b exists already"]);
     refused(
         run(dir, "convert run/model/model.safetensors b --force --tokenizer gpt2"),
         2,
@@ -76,7 +76,7 @@ fn weights_go_round_bit_for_bit() {
 
     let told = run(dir, "convert run g.gguf --dtype q8_0").ends_with(0).out;
     assert!(told.contains("GGUF in q8_0") && told.contains("tokenizer bytes"), "{told}");
-    refused(run(dir, "convert run g.gguf"), 2, &["g.gguf is there already"]);
+    refused(run(dir, "convert run g.gguf"), 2, &["g.gguf exists already"]);
     run(dir, "convert run g.gguf --dtype f16 --force").ends_with(0);
     refused(run(dir, "convert g.gguf h"), 3, &["g.gguf: a GGUF model"]);
     fs::create_dir(dir.join("folder.gguf")).expect("folder");

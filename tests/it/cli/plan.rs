@@ -30,7 +30,7 @@ fn plans_need_no_device() {
     assert!(small.contains("bindings of 128.0 MiB"), "{small}");
 
     let out = plan(&["--model", "d12", "--memory", "24GiB", "--batch", "auto"]).ends_with(0).out;
-    let largest: usize = out.split("MiB: ").nth(1).and_then(|text| text.trim().parse().ok()).expect("a batch");
+    let largest: usize = out.split("GiB: ").nth(1).and_then(|text| text.trim().parse().ok()).expect("a batch");
     assert!(row(&out, largest)[7] <= 24.0 * 1024.0, "{out}");
     plan(&["--model", "d12", "--memory", "24GiB", "--batch", &largest.to_string()]).ends_with(0);
     plan(&["--model", "d12", "--memory", "24GiB", "--batch", &(largest + 1).to_string()]).ends_with(5);
@@ -81,7 +81,10 @@ fn plans_predict_speeds_for_gpus_that_are_not_here() {
     let dir = tempfile::tempdir().expect("folder");
     let plan = |args: &[&str]| wgpt(dir.path(), &[&["plan", "--model", "d12"], args].concat());
     let out = plan(&["--gpu", "RTX 4090", "--batch", "16", "--kernels"]).ends_with(0).out;
-    assert!(out.contains("fits into 24576.0 MiB") && out.contains("limiter"), "{out}");
+    assert!(
+        out.contains("fits into 23.5 GiB (24.0 GiB less 512.0 MiB for driver and display)") && out.contains("limiter"),
+        "{out}"
+    );
     let speed = predicted(&out, "NVIDIA RTX 4090 in f16");
     let hours = plan(&["--gpu", "rtx-4090", "--batch", "16", "--tokens", "1e10"]).ends_with(0).out;
     let hours = hours.lines().last().expect("a line");
@@ -94,7 +97,8 @@ fn plans_predict_speeds_for_gpus_that_are_not_here() {
     // a table of batches, and all cards
     let out = plan(&["--gpu", "h100"]).ends_with(0).out;
     assert!(
-        out.contains("ms a micro-step, predicted") && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")),
+        out.contains("ms per micro-step, predicted")
+            && out.lines().any(|line| line.starts_with("batch 64: NVIDIA H100")),
         "{out}"
     );
     let all = ["--gpu", "all", "--batch", "64", "--tokens", "1e10", "--price-per-hour", "2"];

@@ -40,16 +40,16 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
             "12 layers, 12 heads, 768 channels, 1024 positions",
             "batch 64 x context 1024 x 8 micro-steps; one epoch",
         ),
-        ("gpt2-350M", "24 layers, 16 heads, 1024 channels", "batch 64 x context 1024 x 8 micro-steps; 60000 steps"),
-        ("gpt2-774M", "36 layers, 20 heads, 1280 channels", "batch 32 x context 1024 x 16 micro-steps; 286102 steps"),
-        ("gpt2-1558M", "48 layers, 25 heads, 1600 channels", "batch 16 x context 1024 x 64 micro-steps; 32000 steps"),
+        ("gpt2-350M", "24 layers, 16 heads, 1024 channels", "batch 64 x context 1024 x 8 micro-steps; 60,000 steps"),
+        ("gpt2-774M", "36 layers, 20 heads, 1280 channels", "batch 32 x context 1024 x 16 micro-steps; 286,102 steps"),
+        ("gpt2-1558M", "48 layers, 25 heads, 1600 channels", "batch 16 x context 1024 x 64 micro-steps; 32,000 steps"),
         (
             "gpt3-125M",
             "12 layers, 12 heads, 768 channels, 2048 positions",
-            "batch 32 x context 2048 x 8 micro-steps; 572204",
+            "batch 32 x context 2048 x 8 micro-steps; 572,204",
         ),
-        ("laptop", "6 layers, 6 heads, 384 channels", "batch 16 x context 256 x 4 micro-steps; 5000 steps"),
-        ("shakespeare", "12 layers, 12 heads, 768 channels", "batch 4 x context 1024 x 1 micro-steps; one epoch"),
+        ("laptop", "6 layers, 6 heads, 384 channels", "batch 16 x context 256 x 4 micro-steps; 5,000 steps"),
+        ("shakespeare", "12 layers, 12 heads, 768 channels", "batch 4 x context 1024 x 1 micro-step; one epoch"),
     ];
     let names =
         fs::read_dir(&recipes).expect("recipes").flatten().map(|e| e.file_name().to_string_lossy().into_owned());
@@ -129,7 +129,7 @@ fn a_run_follows_its_recipe_and_the_same_command_goes_on() {
     text_file(dir, "text.txt", 4000);
     recipe(dir, TINY);
     let out = wgpt(dir, &["train", "r.toml", "--set", "lr=2e-3", "--out", "run"]).ends_with(0).out;
-    assert!(out.contains("batch 2 x context 16 x 1 micro-steps; 4 steps"), "{out}");
+    assert!(out.contains("batch 2 x context 16 x 1 micro-step; 4 steps"), "{out}");
     let lines = metrics(&dir.join("run"));
     let rates: Vec<f64> = lines.iter().filter_map(|m| m["lr"].as_f64()).collect();
     // from 2e-3 down to half of it over four steps

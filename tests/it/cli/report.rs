@@ -39,7 +39,7 @@ fn a_run_leaves_its_records() {
     let more = ["--compare", "main.log", "--peak-tflops", "0.5", "--price-per-hour", "3600"];
     let out = train(dir, &[&flags[..], &more].concat()).ends_with(0).out;
     let last = out.lines().find(|line| line.starts_with("step 6/6")).expect("the last step");
-    for words in [" % MFU | ", " so far | ETA 0:00 | $"] {
+    for words in ["| ETA 0:00 | ", " so far | ", " % MFU | $"] {
         assert!(last.contains(words), "{last}");
     }
     let run = dir.join("run");
@@ -179,14 +179,14 @@ fn reports_of_runs_and_logs() {
     assert_eq!(fs::read_to_string(dir.join("notes.txt")).expect("notes"), "mine");
     fs::create_dir(dir.join("empty")).expect("folder");
     refused(wgpt(dir, &["report", "empty"]), 3, &["empty: holds no run", "metrics.jsonl"]);
-    refused(wgpt(dir, &["report", "missing"]), 3, &["missing: cannot be read"]);
+    refused(wgpt(dir, &["report", "missing"]), 3, &["missing: no such file or folder"]);
     refused(wgpt(dir, &["report", "notes.txt"]), 3, &["notes.txt: has no line such as"]);
-    refused(wgpt(dir, &["report", "a", "--compare", "missing"]), 3, &["missing: cannot be read"]);
+    refused(wgpt(dir, &["report", "a", "--compare", "missing"]), 3, &["missing: no such file or folder"]);
     refused(wgpt(dir, &["report", "a", "--price-per-hour", "-1"]), 2, &["--price-per-hour"]);
     refused(wgpt(dir, &["report", "a", "--out", "no/such/a.html"]), 6, &["no/such/a.html"]);
     refused(wgpt(dir, &["report"]), 2, &["RUNS"]);
     text_file(dir, "text.txt", 4000);
-    refused(train(dir, &["--compare", "missing.log", "--out", "run"]), 3, &["missing.log: cannot be read"]);
+    refused(train(dir, &["--compare", "missing.log", "--out", "run"]), 3, &["missing.log: no such file or folder"]);
     refused(train(dir, &["--peak-tflops", "much"]), 2, &["--peak-tflops", "or `measure`"]);
     assert!(!dir.join("run").exists());
 }

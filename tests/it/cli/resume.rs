@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use super::{SMALL, same, text_file, train, wgpt};
 
 const STEPS: &str = "30";
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 12] = [
     "--steps",
     STEPS,
     "--val-every",
@@ -19,6 +19,8 @@ const FLAGS: [&str; 10] = [
     "11",
     "--checkpoint-every",
     "2",
+    "--log-every",
+    "1",
 ];
 
 /// Starts a run without waiting for it.
@@ -111,7 +113,7 @@ fn a_run_goes_on_without_the_weights_that_it_began_with() {
     text_file(dir, "text.txt", 20_000);
     train(dir, &["--steps", "1", "--out", "first"]).ends_with(0);
     let flags = ["train", "--text", "text.txt", "--batch", "2", "--context", "16", "--steps", "40", "--val-steps", "1"];
-    let rest = ["--checkpoint-every", "2", "--init", "first/model", "--out"];
+    let rest = ["--checkpoint-every", "2", "--log-every", "1", "--init", "first/model", "--out"];
     let args = |out: &'static str| [&flags[..], &rest, &[out]].concat();
     wgpt(dir, &args("whole")).ends_with(0);
     let mut child = spawn(dir, &args("run"));

@@ -77,7 +77,10 @@ fn a_small_corpus_keeps_its_last_tenth_for_validation() {
     assert_eq!((note.counts.documents, note.counts.missing), (documents.len() as u64, 9));
     assert_eq!(note.counts.text_bytes, documents.iter().map(|d| d.len() as u64).sum::<u64>());
     let report = inspect::inspect(&inspect::shards(out.to_str().unwrap()).unwrap(), None).unwrap();
-    assert_eq!((report.tokens, report.documents, report.noted), (all.len() as u64, documents.len() as u64, true));
+    assert_eq!(
+        (report.tokens, report.documents, report.has_manifest),
+        (all.len() as u64, documents.len() as u64, true)
+    );
     assert_eq!(report.vocab, 50_257);
     assert!(!out.join("x.partial").exists());
 }

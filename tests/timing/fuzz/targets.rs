@@ -10,7 +10,7 @@ use std::time::Duration;
 use wgpt::data::prepare::{self, Manifest, Options};
 use wgpt::data::recognize::Input;
 use wgpt::data::unpack::Packing;
-use wgpt::data::{Part, TokenFormat, TokenSource, Tokenizer, hellaswag, noted, token_paths};
+use wgpt::data::{Part, TokenFormat, TokenSource, Tokenizer, hellaswag, recorded_tokenizer, token_paths};
 use wgpt::error::Error;
 use wgpt::files::disk::System;
 use wgpt::files::path_text;
@@ -119,7 +119,7 @@ pub fn npy(folder: &Path, input: &[u8]) {
 
 pub fn dataset_json(folder: &Path, input: &[u8]) {
     put(folder, "dataset.json", input);
-    refused(noted::tokenizers([folder].into_iter()).and_then(noted::agreed));
+    refused(recorded_tokenizer::of_folders([folder].into_iter()).and_then(recorded_tokenizer::require_one));
     if let Some(Some(note)) = refused(Manifest::read(folder)) {
         let _ = note.fitting_sizes();
     }
