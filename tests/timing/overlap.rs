@@ -111,7 +111,7 @@ fn both_gradients_of_a_layer_may_run_at_once() {
             let both = pair.iter().any(|c| c.name().contains("backward_inp"))
                 && pair.iter().any(|c| c.name().contains("weight"));
             // the two of one layer read the same gradient
-            if !both || pair[0].bindings[0].buffer != pair[1].bindings[0].buffer || pair[0].place != pair[1].place {
+            if !both || pair[0].bindings[0].buffer != pair[1].bindings[0].buffer || pair[0].section != pair[1].section {
                 continue;
             }
             pairs += 1;
