@@ -78,7 +78,7 @@ impl Step {
 
     fn config(self) -> Config {
         let [vocab, channels] = self.shape;
-        Config::new(CONTEXT, vocab, self.layers, 2, channels).expect("config")
+        Config::new(CONTEXT, vocab, self.layers, channels / 16, channels).expect("config")
     }
 
     fn options(self, part: DeviceSlot) -> TrainerOptions {

@@ -31,7 +31,7 @@ fn same(what: &str, got: &[f32], want: &[f32]) {
 
 #[test]
 fn logits_with_kept_keys_are_those_without() {
-    for config in [Config::new(70, 257, 2, 3, 36), Config::new(64, 300, 3, 2, 64)] {
+    for config in [Config::new(70, 257, 2, 3, 36), Config::new(64, 300, 3, 4, 64)] {
         let config = config.expect("config");
         with_generators(config, 60, |_, generator| {
             let text = tokens(60, config.vocab);

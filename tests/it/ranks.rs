@@ -14,7 +14,7 @@ const CONTEXT: usize = 16;
 const VOCAB: usize = 61;
 
 fn config() -> Config {
-    Config::new(CONTEXT, VOCAB, 2, 2, 16).expect("config")
+    Config::new(CONTEXT, VOCAB, 2, 2, 32).expect("config")
 }
 
 fn sources() -> Vec<TokenSource> {

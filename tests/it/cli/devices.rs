@@ -130,7 +130,7 @@ fn a_profile_of_devices_shows_and_draws_their_exchange() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     let size =
-        ["--layers", "2", "--heads", "2", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "32"];
+        ["--layers", "2", "--heads", "4", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "32"];
     let args = [
         "--devices",
         "0,0",

@@ -137,7 +137,7 @@ fn a_sample_that_is_garbage_costs_nothing() {
         "--heads",
         "2",
         "--channels",
-        "16",
+        "32",
         "--batch",
         "2",
         "--context",
@@ -159,7 +159,7 @@ fn shards_with_fewer_ids_than_their_tokenizer_are_saved() {
     let tokens: Vec<u16> = (0..500).map(|i| i % 90).collect();
     wgpt::data::write_shard(dir.join("a.bin"), &tokens).expect("shard");
     let args = ["train", "--data", "a.bin", "--tokenizer", "gpt2", "--vocab", "257", "--layers", "1", "--heads", "2"];
-    let more = ["--channels", "16", "--batch", "2", "--context", "16", "--steps", "2", "--out", "run"];
+    let more = ["--channels", "32", "--batch", "2", "--context", "16", "--steps", "2", "--out", "run"];
     wgpt(dir, &[&args[..], &more].concat()).ends_with(0);
     assert!(dir.join("run/model/config.json").exists());
 }

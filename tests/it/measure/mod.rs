@@ -85,7 +85,7 @@ fn a_profile_adds_up_and_its_trace_is_a_trace() {
     let dir = tempfile::tempdir().expect("folder");
     let (figures, trace) = (dir.path().join("figures.json"), dir.path().join("trace.json"));
     let model =
-        ["--layers", "2", "--heads", "2", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "64"];
+        ["--layers", "2", "--heads", "4", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "64"];
     let mut command = check::started(Path::new(env!("CARGO_BIN_EXE_wgpt")));
     command.arg("profile").args(model).args(["--accumulation", "2", "--seconds", "1", "--json"]).arg(&figures);
     let out = succeeded(&command.arg("--trace").arg(&trace).output().expect("the program starts"));

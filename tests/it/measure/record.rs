@@ -13,7 +13,7 @@ use super::{check, read_json, succeeded};
 use crate::common::not_run::not_run;
 
 const MODEL: [&str; 12] =
-    ["--layers", "1", "--heads", "2", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "64"];
+    ["--layers", "1", "--heads", "4", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "64"];
 
 /// Puts a hand-written record for the adapter of these figures into a cache folder.
 fn write(cache: &Path, adapter: &str, driver: &str, kernels: BTreeMap<String, String>) {

@@ -29,26 +29,32 @@ fn an_error_on_one_rank_is_one_line() {
         let says = |line: String, parts: &[&str]| {
             assert!(parts.iter().all(|part| line.contains(part)), "{line}, expected {parts:?}");
         };
-        let line = fails(mpi, dir, &out("settings"), &both(&["--lr", "2e-2"]), 9);
-        says(line, &["rank 1 on ", "lr 0.02, expected 0.01 as on rank 0"]);
-        let line = fails(mpi, dir, &out("model"), &both(&["--channels", "64"]), 9);
-        says(line, &["rank 1 on ", "channels 64, expected 32"]);
-        let line = fails(mpi, dir, &out("data"), &both(&["--text", "other.txt"]), 9);
-        says(line, &["rank 1 on ", "data "]);
-        let line = fails(mpi, dir, &out("missing"), &both(&["--text", "nowhere.txt"]), 3);
-        says(line, &["rank 1 on ", "nowhere.txt"]);
-        let line = fails(mpi, dir, &out("gpu"), &both(&["--device", "7"]), 4);
-        says(line, &["rank 1 on ", "no adapter is `7`"]);
-        let refused = [ranks(2, &["--share-device=false"])];
-        let line = fails(mpi, dir, &out("shared"), &refused, 2);
-        says(line, &["rank 0 on ", "and rank 1 on ", "have the same GPU"]);
-        // before anything but the launcher is known
-        let line = fails(mpi, dir, &out("key"), &both(&["--set", "bogus=1"]), 2);
-        says(line, &["rank 1 on ", "bogus"]);
-        // what all ranks have found is said once
-        let all = [ranks(3, &[])];
-        let line = fails(mpi, dir, &out("uneven"), &all, 2);
-        says(line, &["3 devices cannot share 4 ranks evenly"]);
+        let mistakes = [
+            (
+                "settings",
+                both(&["--lr", "2e-2"]).to_vec(),
+                9,
+                &["rank 1 on ", "lr 0.02, expected 0.01 as on rank 0"][..],
+            ),
+            ("missing", both(&["--text", "nowhere.txt"]).to_vec(), 3, &["rank 1 on ", "nowhere.txt"]),
+            // before anything but the launcher is known
+            ("key", both(&["--set", "bogus=1"]).to_vec(), 2, &["rank 1 on ", "bogus"]),
+            // the other mistakes do not depend on the library
+            ("model", both(&["--channels", "64"]).to_vec(), 9, &["rank 1 on ", "channels 64, expected 32"]),
+            ("data", both(&["--text", "other.txt"]).to_vec(), 9, &["rank 1 on ", "data "]),
+            ("gpu", both(&["--device", "7"]).to_vec(), 4, &["rank 1 on ", "no adapter is `7`"]),
+            (
+                "shared",
+                vec![ranks(2, &["--share-device=false"])],
+                2,
+                &["rank 0 on ", "and rank 1 on ", "have the same GPU"],
+            ),
+            // all ranks find this, and it is printed once
+            ("uneven", vec![ranks(3, &[])], 2, &["3 devices cannot share 4 ranks evenly"]),
+        ];
+        for (name, all, code, parts) in &mistakes[..if number == 0 { mistakes.len() } else { 3 }] {
+            says(fails(mpi, dir, &out(name), all, *code), parts);
+        }
         // a disk that is full for the first rank, which writes the run
         let mut run = mpi.start(dir, &out("disk"), &[ranks(2, &["--steps", "4000", "--on-disk-full", "stop"])]);
         assert!(reaches(dir, &out("disk"), 2, &mut run));

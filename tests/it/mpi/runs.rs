@@ -13,16 +13,16 @@ fn every_layout_leaves_what_one_device_leaves() {
     let machine = |machine, count, more: &[&str]| Ranks { machine: Some(machine), ..ranks(count, more) };
     for (number, mpi) in libraries().iter().enumerate() {
         let layouts = [
-            ("two", vec![ranks(2, &[])]),
             ("four", vec![ranks(4, &[])]),
             ("machines", vec![machine("a", 1, &["--devices", "0,0"]), machine("b", 1, &["--devices", "0,0"])]),
+            ("two", vec![ranks(2, &[])]),
             // as many processes as devices, and dealt out in turn
             ("turns", vec![machine("a", 1, &[]), machine("b", 1, &[]), machine("a", 1, &[]), machine("b", 1, &[])]),
             // which layouts there are is no matter of the library
             ("two-of-two", vec![ranks(2, &["--devices", "0,0"])]),
             ("uneven", vec![machine("a", 1, &["--devices", "0,0,0"]), machine("b", 1, &[])]),
         ];
-        for (name, all) in &layouts[..if number == 0 { layouts.len() } else { 4 }] {
+        for (name, all) in &layouts[..if number == 0 { layouts.len() } else { 2 }] {
             let out = format!("{name}-{number}");
             mpi.finish(dir, &out, all);
             same(dir, "one", &out);
@@ -41,7 +41,7 @@ fn a_rank_that_is_killed_ends_the_run_which_resumes_on_other_numbers() {
         let out = format!("killed-{number}");
         let mut random = Random::new(100 + number as u64);
         let mut draw = |most: usize| random.tokens(1, most)[0] as usize;
-        for count in [2, 4, 1, 4, 2] {
+        for &count in if number == 0 { &[2, 4, 1, 4, 2][..] } else { &[2, 4] } {
             let begins = fs::read_to_string(dir.join(&out).join("metrics.jsonl")).unwrap_or_default().lines().count();
             let mut run = mpi.start(dir, &out, &[ranks(count, &[])]);
             // at most three steps behind where it has begun, so that it does not end before
