@@ -246,7 +246,7 @@ fn summary(note: &Manifest, out: &Path) {
             counted(note.counts.spelled_ends, "time")
         );
     }
-    say!("next     {}", invocation::command(next_command(note, out)));
+    say!("next: {}", invocation::command(next_command(note, out)));
 }
 
 /// Returns the command that trains on a data set, with smaller sizes where its shards are short.
@@ -310,7 +310,7 @@ fn fetch(args: &FetchArgs) -> Result<()> {
         fetched.folder.display(),
         fetched.received as f64 / 1e6
     );
-    say!("next     {}", invocation::command(use_of(entry, args.shards, &fetched.folder)));
+    say!("next: {}", invocation::command(use_of(entry, args.shards, &fetched.folder)));
     Ok(())
 }
 

@@ -41,7 +41,7 @@ Examples:
   wgpt plan tools/recipes/gpt2-124M.toml --gpu h100 --price-per-hour 2.5
   wgpt plan --model d12 --batch 64 --gpu all
   wgpt plan --model d12 --batch 64 --gpu h100 --devices 8 --link pcie5 \\
-      --tokens-per-step 512k
+      --tokens-per-step 524288
   wgpt plan --model d12 --batch 64 --gpu h100 --nodes 8 --devices 8 \\
       --link pcie5,100G
   wgpt plan --model d12 --batch 64 --tokens-per-second 200k --tokens 10B")]

@@ -1,5 +1,6 @@
 //! The first lines of a run.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use wgpt::gpu::{self, Caps, Elem};
@@ -109,8 +110,8 @@ pub fn print(
     if let Some(line) = ranks(settings, settings.run.device_count) {
         say!("ranks    {line}");
     }
-    // hundreds of characters: config.toml has them too
-    if log::log_enabled!(log::Level::Info) {
+    // hundreds of characters, for logs and `-v`; config.toml has them too
+    if log::log_enabled!(log::Level::Info) || !std::io::stdout().is_terminal() {
         say!("kernels  {}", trainer.kernel_summary().join(", "));
     }
     if trainer.elem() == Elem::F16 {

@@ -328,12 +328,12 @@ fn conclude(out: &Path, outcome: &Outcome, baseline: Option<Baseline>, speaks: b
             say!("{known} of the sample's {all} words are words of the grammar");
         }
     }
-    say!("report   {}", out.join(REPORT).display());
+    say!("report: {}", out.join(REPORT).display());
     if !speaks {
         return;
     }
     let from = invocation::flag("--from", out);
-    say!("next     {}", invocation::command([vec!["generate".into()], from, vec!["Once upon a time".into()]].concat()));
+    say!("next: {}", invocation::command([vec!["generate".into()], from, vec!["Once upon a time".into()]].concat()));
 }
 
 /// Ends the process: the thread that waits for the device may never come back.

@@ -217,7 +217,7 @@ fn the_command_that_prepare_prints_runs_as_printed() {
         let out = format!("it's [{i}]");
         let args = ["data", "prepare", &text, "--out", &out, "--name", "my_val_set", "--tokenizer", "bytes"];
         let printed = wgpt(dir, &[&args[..], more].concat()).ends_with(0).out;
-        let line = printed.lines().find_map(|line| line.strip_prefix("next     ")).expect("a command");
+        let line = printed.lines().find_map(|line| line.strip_prefix("next: ")).expect("a command");
         let words = shlex::split(line).expect("words of a shell");
         let at = words.iter().position(|word| word == "train").expect("train");
         let words: Vec<&str> = words[at..].iter().map(String::as_str).chain(["--dry-run"]).collect();

@@ -87,9 +87,9 @@ fn a_stopped_run_prints_the_command_that_continues_it() {
     assert!(!command.contains("--restart"), "{command}");
     let out = shell(dir, command).ends_with(0).out;
     assert!(dir.join("runs/1.1/model").exists() && !dir.join("runs/1.2").exists());
-    let next = out.lines().find_map(|line| line.strip_prefix("next     ")).expect("a command");
+    let next = out.lines().find_map(|line| line.strip_prefix("next: ")).expect("a command");
     assert!(shell(dir, &format!("{next} --max-tokens 3")).ends_with(0).out.starts_with("Once upon a time"));
-    assert!(out.contains("report   runs/1/report.html"), "{out}");
+    assert!(out.contains("report: runs/1/report.html"), "{out}");
 }
 
 #[test]

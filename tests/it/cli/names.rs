@@ -136,7 +136,7 @@ fn names_of_runs_models_and_data_are_shown_and_do_not_act() {
     let mut train = with(&["train", "--steps", "1", "--batch", "2", "--context", "16", "--text"], &text, &SMALL);
     train.extend(with(&["--out"], &run, &[]));
     let outcome = run_with(&train, 0);
-    for line in ["folder   ", "saved ", "report   ", "next     "] {
+    for line in ["folder   ", "saved ", "report: ", "next: "] {
         assert!(
             outcome.out.lines().any(|shown| shown.starts_with(line) && shown.contains("EVIL")),
             "{line}: {}",
@@ -144,7 +144,7 @@ fn names_of_runs_models_and_data_are_shown_and_do_not_act() {
         );
     }
     // the command that is printed is one to copy
-    let next = outcome.out.lines().find_map(|line| line.strip_prefix("next     ")).expect("a command");
+    let next = outcome.out.lines().find_map(|line| line.strip_prefix("next: ")).expect("a command");
     let copied = std::process::Command::new("bash").args(["-c", &format!("printf '%s|' {next}")]).output();
     if let Ok(output) = copied {
         let from = [b"--from|", run.as_bytes(), b"|"].concat();
