@@ -208,7 +208,10 @@ mod tests {
             let error = input(&dir.path().join(name)).unwrap_err();
             assert!(error.to_string().contains(what), "{name}: {error}");
             let fault = fault(name, &error).to_string();
-            assert!(fault.starts_with(&format!("{name}: ")) && fault.contains(what), "{fault}");
+            assert!(
+                fault.starts_with(&format!("{name}: ")) && fault.to_lowercase().contains(&what.to_lowercase()),
+                "{fault}"
+            );
             assert_eq!(fault.contains("in a file first"), ["pipe", "socket", "device"].contains(&name), "{fault}");
         }
         for name in ["file", "link"] {
