@@ -187,7 +187,7 @@ impl Log {
         match made {
             Ok(()) => self.path = Some(log_of(&dir, self.rank)),
             Err(error) => {
-                log::error!("{}: the log of this rank cannot be created ({error})", dir.join(RANKS).display())
+                log::error!("{}: the log of this rank cannot be created ({error})", dir.join(RANKS).display());
             }
         }
         self.line(&format!("folder {}", dir.display()));

@@ -30,7 +30,7 @@ fn of(settings: &Settings, rows: usize, cores: usize, names_shape: bool) -> Vec<
     let step = token * train.tokens_per_step as f64;
     // a forward pass alone, over as many rows as a validation has
     let validation = token / 3.0 * (rows.min(run.val_rows.unwrap_or(usize::MAX)) * train.context) as f64;
-    let between = if run.val_every == 0 { 0 } else { (train.steps - 1) / run.val_every };
+    let between = (train.steps - 1).checked_div(run.val_every).unwrap_or(0);
     let validations = if rows == 0 { 0.0 } else { (between + 2) as f64 };
     let whole = step * train.steps as f64 + validation * validations;
     if whole < LONG.as_secs_f64() {

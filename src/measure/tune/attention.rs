@@ -322,7 +322,7 @@ impl Bench for AttentionBench {
         match self.entry {
             AttentionKernel::Forward => self.half.forward(&mut pass, self.sizes.shape())?,
             AttentionKernel::BackwardQ | AttentionKernel::BackwardKv => {
-                self.half.backward(&mut pass, self.sizes.shape())?
+                self.half.backward(&mut pass, self.sizes.shape())?;
             }
         }
         Ok(pass.finish())

@@ -247,7 +247,7 @@ fn a_run_of_small_steps_prints_few_lines_and_records_all() {
     let flags = ["--steps", "60", "--val-every", "25", "--val-steps", "1", "--out"];
     let lines = |more: &[&str]| -> Vec<String> {
         let out = train(dir, &[&flags[..], more].concat()).ends_with(0).out;
-        out.lines().filter(|line| line.starts_with("step ")).map(str::to_owned).collect()
+        out.lines().filter(|line| line.starts_with("step ") && line.contains(" | ")).map(str::to_owned).collect()
     };
     let seldom = lines(&["seldom", "--log-every", "20"]);
     let steps: Vec<&str> = seldom.iter().filter_map(|line| line.split(['/', ' ']).nth(1)).collect();

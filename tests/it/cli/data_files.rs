@@ -154,7 +154,7 @@ fn text_in_the_place_of_shards_is_named() {
         .expect("write");
     refused(train(&["--data", "lfs.bin"]), 3, &["a pointer of Git LFS", "git lfs pull"]);
     let same = train(&["--data", "a.bin", "--val", "a.bin", "--dry-run"]).ends_with(0).out;
-    assert!(same.contains("200 for validation (it shares 1 shard with the training)"), "{same}");
+    assert!(same.contains("200 for validation (training uses 1 of its shards too)"), "{same}");
     assert!(!dir.join("runs").exists());
 }
 

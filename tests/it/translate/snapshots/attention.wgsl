@@ -1,26 +1,28 @@
 // attention.backward_delta.hsv2, entry point backward_delta, overrides [("WORKGROUP", 64.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,23 +60,23 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct Params {
+// shared/attention.wgsl: the immediates of attention kernels, and the position of a workgroup
+struct AttentionImmediates {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
-    first: u32,        // a dispatch has workgroups `first` to `end` of those that all rows of all heads take
+    first: u32,        // a dispatch has workgroups `first` to `end` of those for all rows of all heads
     end: u32,
-    first_head: u32,   // of lse and delta, which may begin before the sequences at hand
+    first_head: u32,   // first head in lse and delta, which may begin before this dispatch's sequences
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
-// Which head of which sequence and which run of rows a workgroup has, if any; and where the head is in lse and delta.
+// The head, sequence and block of rows of a workgroup, if it has any, and the head's position in lse and delta.
 struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
-// Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
+// Returns the position for workgroups of `rows` rows. With `last_first` rows with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
     let group = params.first + index;
     let blocks = (params.positions + rows - 1u) / rows;
@@ -84,17 +86,17 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
     return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
                  group < params.end);
 }
-// attention.wgsl: causal attention, fused: no (T, T) matrix is ever in memory (Dao et al., FlashAttention)
+// attention.wgsl: causal attention, fused: no (T, T) matrix is ever stored (Dao et al., FlashAttention)
 //   score[t,s] = scale q[t] . k[s] for s <= t;  out[t] = sum over s of softmax(score)[t,s] v[s]
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T): log-sum-exp of a row's scores,
 //   and dout . out of a row
-//   One lane per row, one workgroup per run of rows of one head. The other sequence index is uniform in a workgroup:
-//   its rows are read once for all lanes.
+//   One lane per row, one workgroup per block of rows of one head. The other sequence index is uniform in a workgroup,
+//   so its rows are read once for all lanes.
 //   forward         lanes are queries; online softmax over four keys at a time
 //   backward_delta  one invocation per row and head
 //   backward_q      lanes are queries: dq
-//   backward_kv     lanes are keys: dk and dv. Two kernels and not one, so that no sum needs atomics
-// The head size arrives as `const HSV`, its number of Vec. qkv, out and their gradients are stored as Stored.
+//   backward_kv     lanes are keys: dk and dv. It is separate from backward_q so that no sum needs atomics
+// `const HSV` is the head size in Vec. qkv, out and their gradients are stored as Stored.
 
 // Index of the first Vec of one head's q (part 0), k (1) or v (2) at a position.
 fn qkv_at(b: u32, t: u32, part: u32, h: u32) -> u32 {
@@ -112,7 +114,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), WORKGROUP, false);
     if !at.valid { return; }
     let t = at.first + lane;
-    let row = min(t, params.positions - 1u); // lanes past the end compute the last row and write nothing
+    let row = min(t, params.positions - 1u); // lanes past the end compute the last row and do not store it
     var q: array<Vec, HSV>;
     var o: array<Vec, HSV>;
     let q0 = qkv_at(at.b, row, 0u, at.h);
@@ -124,7 +126,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     var sum = 0.0;
     let end = min(at.first + WORKGROUP, params.positions);
     for (var s = 0u; s < end; s += 4u) {
-        // past the end the last key is read again and masked away
+        // past the end the last key is read again and masked
         let k0 = qkv_at(at.b, s, 1u, at.h);
         let k1 = qkv_at(at.b, min(s + 1u, params.positions - 1u), 1u, at.h);
         let k2 = qkv_at(at.b, min(s + 2u, params.positions - 1u), 1u, at.h);
@@ -143,12 +145,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let score = select(vec4(LOW), vec4(sum_elements(a0), sum_elements(a1), sum_elements(a2), sum_elements(a3)),
                            key <= vec4(row));
         let above = max(most, max(max(score.x, score.y), max(score.z, score.w)));
-        // a masked score must weigh nothing even while no score has been seen
+        // the weight of a masked score must be 0 even before any other score was read
         let weight = select(vec4(0.0), exp(score - above), key <= vec4(row));
         let shrink = exp(most - above);
         sum = sum * shrink + ((weight.x + weight.y) + (weight.z + weight.w));
         most = above;
-        let parts = params.heads * HSV; // from a key to its value
+        let parts = params.heads * HSV; // distance from a key to its value
         for (var i = 0u; i < HSV; i++) {
             o[i] = o[i] * shrink + weight.x * Vec(qkv[k0 + parts + i]) + weight.y * Vec(qkv[k1 + parts + i])
                 + weight.z * Vec(qkv[k2 + parts + i]) + weight.w * Vec(qkv[k3 + parts + i]);

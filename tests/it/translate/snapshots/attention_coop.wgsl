@@ -40,23 +40,23 @@ fn put_mask(i: u32, four: vec4<f32>) {
     mask[i / 4u] = four;
 }
 alias MatrixH = coop_mat16x16<f16, C>;
-// shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct Params {
+// shared/attention.wgsl: the immediates of attention kernels, and the position of a workgroup
+struct AttentionImmediates {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
-    first: u32,        // a dispatch has workgroups `first` to `end` of those that all rows of all heads take
+    first: u32,        // a dispatch has workgroups `first` to `end` of those for all rows of all heads
     end: u32,
-    first_head: u32,   // of lse and delta, which may begin before the sequences at hand
+    first_head: u32,   // first head in lse and delta, which may begin before this dispatch's sequences
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
-// Which head of which sequence and which run of rows a workgroup has, if any; and where the head is in lse and delta.
+// The head, sequence and block of rows of a workgroup, if it has any, and the head's position in lse and delta.
 struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
-// Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
+// Returns the position for workgroups of `rows` rows. With `last_first` rows with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
     let group = params.first + index;
     let blocks = (params.positions + rows - 1u) / rows;
@@ -66,18 +66,18 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
     return Place(bh / params.heads, bh % params.heads, (params.first_head + bh) * params.positions, first,
                  group < params.end);
 }
-// shared/widths/half8.wgsl: eight neighbours of f16, 16 bytes, which an invocation loads and stores at once
+// shared/widths/half8.wgsl: eight neighbouring f16, 16 bytes, which an invocation loads or stores at once
 struct Half8 { low: vec4<f16>, high: vec4<f16> }
-// attention_coop.wgsl: causal attention of f16 on matrix units: what its kernels have in common. src/ops/attention/coop.rs
-// explains the method, src/ops/attention/generate writes the entry points, their sizes and tiles (see
-// shared/stub_matrices.wgsl)
-//   A workgroup has ROWS of one head, whose f16 matrices stay in registers, and walks over blocks of COLUMNS:
+// attention_coop.wgsl: causal attention of f16 on matrix units: the shared part of its kernels.
+// src/ops/attention/coop.rs explains the method. src/ops/attention/generate writes the entry points, their sizes and
+// tiles (see shared/stub_matrices.wgsl).
+//   A workgroup has ROWS rows of one head, whose f16 matrices stay in registers, and iterates over blocks of COLUMNS:
 //   forward       rows are queries, columns keys;  weights = exp(score - most);  out += weights v
 //   backward_q    rows are queries, columns keys;  dscores = weights (dout v - delta);  dq += dscores k;  before that
 //                 delta = dout . out
 //   backward_kv   rows are keys, columns queries;  dv += weights dout;  dk += dscores q
 //   qkv, dqkv (B, T, 3, NH, HS);  out, dout (B, T, NH, HS);  lse, delta (B, NH, T)
-//   Positions past the end are loaded as the last one: no row sees such keys but rows that are not stored, and weights of
+//   Positions past the end are loaded as the last one. Only rows that are not stored see such keys, and the weights of
 //   such queries are 0.
 @group(0) @binding(0) var<storage, read> qkv: array<Half8>;
 @group(0) @binding(1) var<storage, read_write> out: array<Half8>;
@@ -93,17 +93,18 @@ struct Half8 { low: vec4<f16>, high: vec4<f16> }
 
 const EXPONENT = 1.4426950408889634 * SCALE; // exp(SCALE x) = exp2(EXPONENT x)
 const INVERSE_SCALE = 1.0 / SCALE;
-const LAZY_GROWTH = 8.0; // how far scores may outgrow their row's reference: exp(8) is far below f16's largest
+const LAZY_GROWTH = 8.0; // largest excess of a score over its row's reference; exp(8) is far below the largest f16
 
-// Products of scores begin at `score_starts`: minus the reference of each query, in the forward a score near the row's largest,
-// in the backward lse. Products of dout v begin at `slope_starts`: minus delta. Queries are rows, or columns where rows are keys.
-// Scores are without their scale, which the exponent has.
+// Sums of scores begin with `score_starts`, minus the reference of each query. The reference is a score near the row's
+// largest in the forward pass and lse in the backward pass. Sums of dout v begin with `slope_starts`, minus delta.
+// Queries are rows, or columns where rows are keys. Scores are not scaled; the scale is in EXPONENT.
 var<workgroup> score_starts: array<f32, STARTS>;
 var<workgroup> slope_starts: array<f32, STARTS>;
 var<workgroup> delta_parts: array<f32, ROWS * DELTA_PARTS>;
 
-// A loop over `count` pieces, a workgroup's width of them a turn: how many turns, and whether the last is not full. A
-// constant number of turns lets drivers write them out; of `piece < count` they write the body twice and branch.
+// For a loop over `count` pieces, one per invocation in each iteration: the number of iterations, and whether the last
+// is incomplete. Drivers unroll a constant number of iterations; for `piece < count` they emit the body twice, with
+// branches.
 fn turns(count: u32) -> u32 { return (count + THREADS - 1u) / THREADS; }
 fn uneven(count: u32) -> bool { return count % THREADS != 0u; }
 
@@ -118,7 +119,7 @@ fn qkv_piece(at: Place, t: u32, part: u32, c: u32) -> Half8 {
 }
 fn dout_piece(at: Place, t: u32, c: u32) -> Half8 { return dout[out_at(at, min(t, params.positions - 1u)) + c]; }
 
-// Returns what invocation `part` of DELTA_PARTS adds to a row's sum of dout out.
+// Returns the part of a row's sum of dout out that invocation `part` of DELTA_PARTS computes.
 fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
     let start = out_at(at, min(at.first + row, params.positions - 1u));
     var sum = vec4(0.0);
@@ -132,7 +133,7 @@ fn delta_part(at: Place, row: u32, part: u32) -> vec4<f32> {
     return sum;
 }
 
-// Sums of dout out over a row: DELTA_PARTS invocations a row leave theirs in `delta_parts`, then one adds them.
+// Sums dout out over rows: DELTA_PARTS invocations per row store their parts in `delta_parts`, then one adds them.
 fn begin_delta(at: Place, thread: u32) {
     for (var turn = 0u; turn < turns(ROWS * DELTA_PARTS); turn++) {
         let item = thread + turn * THREADS;
@@ -154,39 +155,40 @@ fn keep_delta(at: Place, thread: u32) {
     }
 }
 
-// Returns how far a row's reference grows, from how far its largest score lies above it: 0 until a score has outgrown it by
-// LAZY_GROWTH. In the first block it moves to the largest score, but not to what hides keys: a row whose visible scores are all
-// minus infinity has no weights.
+// Returns the growth of a row's reference, given the excess of its largest score: 0 unless the excess is above
+// LAZY_GROWTH. In the first block the reference becomes the largest score, but never the value that masks keys: a row
+// whose visible scores are all minus infinity has no weights.
 fn growth_of(above: f32, begins: bool) -> f32 {
     return select(0.0, above, begins && above > 0.5 * LOW || above > LAZY_GROWTH * INVERSE_SCALE);
 }
 
-// Returns the starts of a query's column: of its scores and of dout v.
+// Returns the initial values for a query's column: of its scores and of dout v.
 fn column_starts(at: Place, t: u32) -> vec2<f32> {
     let index = at.statistics + min(t, params.positions - 1u);
     return vec2(select(LOW, -lse[index] * INVERSE_SCALE, t < params.positions), -delta[index]);
 }
 
-// One piece of a line of the tiles: x, then from line COLUMNS on y.
+// Stores one piece of a line of the tiles: x, then y from line COLUMNS on.
 fn put_piece(line: u32, c: u32, eight: Half8) {
     let i = line * TILE_STRIDE + c * 8u;
     put_tile(i, eight.low);
     put_tile(i + 4u, eight.high);
 }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/matrices.wgsl: every element converted. The SPIR-V pass `matrices` (src/gpu/spirv/matrices.rs) writes what these do.
+// shared/matrices.wgsl: conversions of every element. The SPIR-V pass `matrices` (src/gpu/spirv/matrices.rs) writes
+// their bodies.
 fn to_half(m: MatrixC) -> MatrixH { return MatrixH(); }
 fn to_float(m: MatrixH) -> MatrixC { return MatrixC(); }
-// attention_elements.wgsl: from scores to weights where elements of matrices can be computed with, as
-// src/ops/attention/generate/elements.rs says. A matrix of scores begins as what its rows or columns are compared
-// to, with the sign changed.
+// attention_elements.wgsl: the step from scores to weights where kernels can compute with elements of matrices; see
+// src/ops/attention/generate/elements.rs. A matrix of scores begins with minus the references of its rows or columns.
 
-var<workgroup> growths: array<f32, STARTS>; // of what rows are compared to; at the end what their results are multiplied by
+var<workgroup> growths: array<f32, STARTS>; // growth of rows' references; at the end factors of rows' results
 
-// The mask's window of EDGE columns for a matrix whose first column lies so far beyond its first row, a multiple of EDGE: it
-// hides nothing, half or all of it. Chosen, not computed: where a workgroup is comes from a division, and NVIDIA's compiler has
-// been wrong about indices that do.
+// Returns the mask's window of EDGE columns for a matrix, given the distance of its first column from its first row, a
+// multiple of EDGE. The window hides nothing, half or all of the matrix. It is selected instead of computed, because a
+// workgroup's position comes from a division, and NVIDIA's compiler has miscompiled indices that do.
 fn mask_column(beyond: i32) -> u32 { return select(select(0u, EDGE, beyond == 0), 2u * EDGE, beyond > 0); }
 fn begin_mask(thread: u32) {
     for (var turn = 0u; turn < turns(EDGE * EDGE); turn++) {
@@ -201,7 +203,7 @@ fn begin_mask(thread: u32) {
     }
 }
 
-// Functions of elements, and of the matrices that the SPIR-V pass `matrices` applies them to.
+// Functions of elements, and functions of matrices, in which the SPIR-V pass `matrices` applies them to every element.
 fn larger(x: f32, y: f32) -> f32 { return max(x, y); }
 fn larger_of(m: MatrixC, other: MatrixC) -> MatrixC { _ = larger(0.0, 0.0); return m; }
 fn largest(m: MatrixC) -> f32 { return larger(LOW, 0.0); }
@@ -214,7 +216,7 @@ fn weights_of(m: MatrixC) -> MatrixC { _ = weight(0.0); return m; }
 fn factor(growth: f32) -> f32 { return exp2(-growth * EXPONENT); }
 fn factors_of(m: MatrixC) -> MatrixC { _ = factor(0.0); return m; }
 
-// backward: the log-sum-exp is known
+// backward, where the log-sum-exp is known
 fn known_weight(score: f32) -> f32 { return saturate(exp2(score * EXPONENT)); }
 fn known_weights_of(m: MatrixC) -> MatrixC { _ = known_weight(0.0); return m; }
 
@@ -226,8 +228,8 @@ fn begin_starts(thread: u32) {
     }
 }
 
-// From EDGE of a row's largest scores, spilled, to how far its reference grows: in the first block to the largest; later when a
-// score has outgrown it by far.
+// Computes the growth of a row's reference from EDGE spilled maxima of its scores. In the first block the reference
+// becomes the largest score; later it changes only if a score exceeds it by far.
 fn grow(row: u32, begins: bool) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four = max(four, spilled_at(row * SPILLED_STRIDE + c)); }
@@ -237,7 +239,7 @@ fn grow(row: u32, begins: bool) {
     score_starts[row] -= growth;
 }
 
-// From EDGE sums of a row's weights, spilled, to its log-sum-exp, and to what its results must be multiplied by.
+// Computes a row's log-sum-exp, and the factor of its results, from EDGE spilled sums of its weights.
 fn finish_row(at: Place, row: u32) {
     var four = spilled_at(row * SPILLED_STRIDE);
     for (var c = 4u; c < EDGE; c += 4u) { four += spilled_at(row * SPILLED_STRIDE + c); }
@@ -247,13 +249,13 @@ fn finish_row(at: Place, row: u32) {
     if t < params.positions { lse_out[at.statistics + t] = log(total) - score_starts[row] * SCALE; }
 }
 
-// One piece of a line of the tiles.
+// Stores one piece of a line of the tiles.
 fn piece_at(line: u32, c: u32) -> Half8 {
     let i = line * TILE_STRIDE + c * 8u;
     return Half8(tile_at(i), tile_at(i + 4u));
 }
 
-// Results leave through the tiles.
+// Results are stored through the tiles.
 fn finish_out(at: Place, first_row: u32, thread: u32) {
     for (var turn = 0u; turn < turns(PORTION * (HEAD_SIZE / 8u)); turn++) {
         let piece = thread + turn * THREADS;
@@ -450,7 +452,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         workgroupBarrier();
         // a subgroup that sees nothing of the block has nothing to do
         let sees = first_column < subgroup_first + SUBGROUP_ROWS;
-        // how far the first column lies beyond the first row
+        // distance of the first column from the first row
         let beyond = i32(first_column + score_column) - i32(subgroup_first);
         if sees {
             var p0_0 = coopLoad<MatrixC>(&score_starts[subgroup_row + 0u], 0u);

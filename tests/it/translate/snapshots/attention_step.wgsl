@@ -1,26 +1,28 @@
 // attention_step.forward.hsv2.channels2.parts64.outs1, entry point forward, overrides [("WORKGROUP", 128.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,21 +60,23 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// attention_step.wgsl: attention of one new position, whose keys and values join those kept of all before it
+// attention_step.wgsl: attention of one new position, whose keys and values are added to the cache of all earlier ones
 //   fresh (3, NH, HS): q, k, v of position t;  cache (T, 3, NH, HS): rows 0..t-1 are read, k and v of row t written
 //   out (NH, HS): out = sum over s <= t of softmax(scale q . k[s]) v[s];  at (1) u32: t
-//   forward   one workgroup per head. WORKGROUP keys at a time: a lane is a key for the scores, then a Vec of the output
-//             for the sums. With more lanes than the output has Vec, each run of CHANNELS lanes sums every PARTS-th key.
-//   forward_alone   the same for software adapters: every lane does all the work of a head. A load at an address that all
-//             lanes share is one scalar load there, any other is a slow gather; four keys at a time share two exponentials
-//   The head size arrives as `const HSV`, its number of Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
+//   forward   one workgroup per head, WORKGROUP keys at a time. A lane has one key for the scores, then one Vec of the
+//             output for the sums. If there are more lanes than Vec, each run of CHANNELS lanes sums every
+//             PARTS-th key.
+//   forward_alone   the same for software adapters: every lane does all the work of a head. There a load at an address
+//             that all lanes share is one scalar load, and any other is a slow gather. Four keys share two
+//             exponentials.
+//   `const HSV` is the head size in Vec; CHANNELS is a power of two, PARTS = WORKGROUP / CHANNELS,
 //   and a lane has OUTS Vec of the output.
-struct Params {
+struct AttentionStepImmediates {
     positions: u32,   // T, rows of the cache
     heads: u32,
     scale: f32,       // 1 / sqrt(HS)
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionStepImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
@@ -89,12 +93,12 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
            @builtin(local_invocation_index) lane: u32) {
     let h = group_index(group, groups);
     if h >= params.heads { return; }
-    let part = params.heads * HSV; // from q to k, and from k to v
+    let part = params.heads * HSV; // distance from q to k, and from k to v
     let row = 3u * part;
     let head = h * HSV;
     let t = min(at[0], params.positions - 1u);
 
-    // The new position is never read back from the cache: no other lane has to see what is written here.
+    // The new position is never read back from the cache, so other lanes need not see these writes.
     for (var turn = 0u; turn < (HSV + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
         if i < HSV {

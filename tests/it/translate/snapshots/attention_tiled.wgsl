@@ -1,26 +1,28 @@
 // attention_tiled.forward.hsv2.lanes1, entry point forward, overrides []
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,23 +60,23 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/attention.wgsl: what the attention kernels are told, and where a workgroup of theirs is
-struct Params {
+// shared/attention.wgsl: the immediates of attention kernels, and the position of a workgroup
+struct AttentionImmediates {
     positions: u32,    // T
     heads: u32,
     scale: f32,        // 1 / sqrt(HS)
-    first: u32,        // a dispatch has workgroups `first` to `end` of those that all rows of all heads take
+    first: u32,        // a dispatch has workgroups `first` to `end` of those for all rows of all heads
     end: u32,
-    first_head: u32,   // of lse and delta, which may begin before the sequences at hand
+    first_head: u32,   // first head in lse and delta, which may begin before this dispatch's sequences
 }
-var<immediate> params: Params;
+var<immediate> params: AttentionImmediates;
 
 const LOW = -1.0e30; // stands for minus infinity, which fast math may drop
 
-// Which head of which sequence and which run of rows a workgroup has, if any; and where the head is in lse and delta.
+// The head, sequence and block of rows of a workgroup, if it has any, and the head's position in lse and delta.
 struct Place { b: u32, h: u32, statistics: u32, first: u32, valid: bool }
 
-// Of `rows` rows a workgroup; with `last_first` those with the most keys come first.
+// Returns the position for workgroups of `rows` rows. With `last_first` rows with the most keys come first.
 fn place(index: u32, rows: u32, last_first: bool) -> Place {
     let group = params.first + index;
     let blocks = (params.positions + rows - 1u) / rows;
@@ -86,8 +88,9 @@ fn place(index: u32, rows: u32, last_first: bool) -> Place {
 }
 // attention_tiled.wgsl: attention.wgsl's forward and backward for GPUs without matrix units, and for f32
 //   LANES invocations share a row, and each keeps VECS_PER_LANE of its Vec, so none needs an array as long as a head.
-//   Keys and values of COLUMNS positions, in backward_kv queries and gradients, lie in workgroup memory for all rows of a
-//   workgroup. What the lanes of a row have of its dot products goes through workgroup memory, where every lane adds all.
+//   Workgroup memory holds keys and values of COLUMNS positions, in backward_kv queries and gradients, for all rows of
+//   a workgroup. The lanes of a row store their parts of its dot products in workgroup memory, where every lane adds
+//   all parts.
 //   forward, backward_q   rows are queries
 //   backward_kv           rows are keys
 const THREADS = 128u;
@@ -95,7 +98,7 @@ const ROWS = THREADS / LANES;
 const COLUMNS = 8u;
 const VECS_PER_LANE = (HSV + LANES - 1u) / LANES;
 
-// Two tiles of columns, X and Y, and what lanes have of their dot products, four columns each.
+// Two tiles of columns, X and Y, and the lanes' parts of dot products with them, for four columns each.
 const X = 0u;
 const Y = 1u;
 var<workgroup> tiles: array<Vec, 2u * COLUMNS * HSV>;
@@ -107,7 +110,7 @@ fn qkv_at(at: Place, t: u32, part: u32) -> u32 {
 }
 fn out_at(at: Place, t: u32) -> u32 { return ((at.b * params.positions + t) * params.heads + at.h) * HSV; }
 
-// Which Vec of the head is an invocation's number i, and whether there is such a one.
+// Returns which Vec of the head is an invocation's i-th, and whether it exists.
 fn vec_of_lane(lane: u32, i: u32) -> u32 { return lane % LANES + i * LANES; }
 fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 
@@ -120,7 +123,7 @@ fn in_head(j: u32) -> bool { return HSV % LANES == 0u || j < HSV; }
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dqkv: array<Stored>;
 
-// Past the end the last position comes again and is masked away.
+// Past the end the last position is loaded again and masked.
 fn fill_keys(at: Place, first: u32, lane: u32) {
     for (var turn = 0u; turn < (COLUMNS * HSV + THREADS - 1u) / THREADS; turn++) {
         let i = lane + turn * THREADS;
@@ -163,7 +166,7 @@ fn dot_with(tile: u32, own: ptr<function, LaneVecs>, lane: u32) {
     }
 }
 
-// The dot products of a row with four columns: what its lanes have, in order.
+// Returns the dot products of a row with four columns, adding the lanes' parts in order.
 fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     let first = (tile * 2u + four) * THREADS + lane / LANES * LANES;
     var sum = vec4(0.0);
@@ -171,7 +174,7 @@ fn dots_of(tile: u32, four: u32, lane: u32) -> vec4<f32> {
     return sum;
 }
 
-// The sum over four columns of their weight times Vec j of theirs.
+// Returns the sum over four columns of weight times Vec j.
 fn weighed(weight: vec4<f32>, tile: u32, four: u32, j: u32) -> Vec {
     let at = (tile * COLUMNS + four * 4u) * HSV + j;
     return weight.x * tiles[at] + weight.y * tiles[at + HSV] + weight.z * tiles[at + 2u * HSV]
@@ -184,7 +187,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = place(group_index(group, groups), ROWS, false);
     if !at.valid { return; }
     let t = at.first + lane / LANES;
-    let row = min(t, params.positions - 1u); // rows past the end compute the last one and write nothing
+    let row = min(t, params.positions - 1u); // rows past the end compute the last one and do not store it
     var q: LaneVecs;
     var o: LaneVecs;
     for (var i = 0u; i < VECS_PER_LANE; i++) {
@@ -214,7 +217,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
                 if in_head(j) { o[i] = o[i] * shrink + weighed(weight, Y, four, j); }
             }
         }
-        // everyone has read the tiles before they are overwritten
+        // all invocations must have read the tiles before they are overwritten
         workgroupBarrier();
     }
     if t >= params.positions { return; }

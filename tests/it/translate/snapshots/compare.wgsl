@@ -1,26 +1,28 @@
 // compare.forward, entry point forward, overrides [("WORKGROUP", 64.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,29 +60,30 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// compare.wgsl: two tensors against each other
-//   forward   bits, for runs that must repeat: one invocation per word
-//             first, again (any number of words);  result: words that differ so far, and the lowest index among them
-//   near      numbers within a tolerance: one invocation per EACH elements
-//             got (rows, LINE) f32 or f16, want (rows, LINE) f32;  result: elements so far that are far from what is wanted,
-//             the lowest index among them, and elements that are not zero
-//   Counting is exact in any order, so atomics on integers do no harm here.
+// compare.wgsl: comparisons of two tensors
+//   forward   compares bits, for runs that must be reproducible: one invocation per word
+//             first, again (any number of words);  result: number of words that differ so far, and the lowest index
+//             among them
+//   near      compares numbers within a tolerance: one invocation per EACH elements
+//             got (rows, LINE) f32 or f16, want (rows, LINE) f32;  result: number of elements so far that are out of
+//             tolerance, the lowest index among them, and number of nonzero elements
+//   Counts are exact in any order, so integer atomics do no harm here.
 override HALF: bool = false;    // got holds f16, two in a word
 const EACH = 64u;
 
-struct Params { count: u32 }
-var<immediate> params: Params;
+struct CompareImmediates { count: u32 }
+var<immediate> params: CompareImmediates;
 
-struct Near {
-    count: u32,           // elements of this window
-    base: u32,            // index of its first
-    line: u32,            // elements of a row
-    first_column: u32,    // of the columns that are compared
+struct CompareNearImmediates {
+    count: u32,           // number of elements in this window
+    base: u32,            // index of its first element
+    line: u32,            // elements per row
+    first_column: u32,    // first of the columns that are compared
     end_column: u32,
-    tolerance: f32,       // |got - want| may be this
-    stored: f32,          // and this times |want|
+    tolerance: f32,       // largest |got - want|, to which
+    stored: f32,          // this times |want| is added
 }
-var<immediate> near_params: Near;
+var<immediate> near_params: CompareNearImmediates;
 
 @group(0) @binding(0) var<storage, read> first: array<u32>;
 @group(0) @binding(1) var<storage, read> again: array<u32>;
@@ -100,7 +103,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-// An f16 as f32, all of whose numbers but subnormal ones are whole there; infinity and NaN become large numbers.
+// Converts an f16 to f32, which is exact except for subnormal numbers; infinity and NaN become large numbers.
 fn wide(half: u32) -> f32 {
     let exponent = (half >> 10u) & 31u;
     let mantissa = half & 1023u;
@@ -123,7 +126,7 @@ fn near(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if column < near_params.first_column || column >= near_params.end_column { continue; }
         let wanted = want[i];
         var value = 0.0;
-        // compilers may assume that no number is infinite or NaN: their bits say so
+        // the test is on bits, because compilers may assume that no number is infinite or NaN
         var finite = (wanted & 0x7f800000u) != 0x7f800000u;
         if HALF {
             let half = (first[i / 2u] >> (16u * (i % 2u))) & 0xffffu;

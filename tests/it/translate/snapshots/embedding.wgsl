@@ -1,26 +1,28 @@
 // embedding.forward, entry point forward, overrides [("WORKGROUP", 64.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -60,13 +62,13 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
 }
 // embedding.wgsl: out[n,c] = wte[token[n],c] + wpe[n % T,c]
 //   tokens (N) u32;  wte rows first.. of (V, C);  wpe (T, C);  out, dout (N, C);  dwte like wte;  dwpe like wpe
-//   forward        one invocation per Vec of out. wte comes in windows of rows: a token outside the window is left alone
-//   forward_at     the same for positions from `at` on, which the GPU knows and the recording does not
-//   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n: no atomics, same sum every time.
-//                  A token's only run goes to dwte, runs of a token with several to run_sums
-//   backward_split one workgroup per token with several runs: adds their sums, in order, to dwte
+//   forward        one invocation per Vec of out. wte is bound in windows; tokens outside the window are skipped
+//   forward_at     the same for positions from `at` on; `at` is in a buffer, so that one recording serves all positions
+//   backward_wte   one workgroup per run of at most 128 rows of one token, in the order of n, so sums are reproducible
+//                  without atomics. A token's only run is added to dwte; if it has several, they go to run_sums
+//   backward_split one workgroup per token with several runs; adds their sums, in order, to dwte
 //   backward_wpe   one invocation per Vec of dwpe; sums over the batch
-struct Params {
+struct EmbeddingImmediates {
     rows: u32,        // N of this window
     row0: u32,        // first n of this window, for the position
     positions: u32,   // T
@@ -75,7 +77,7 @@ struct Params {
     tokens: u32,      // tokens in the wte window
     adds: u32,        // backward_wpe: 0 where dwpe begins
 }
-var<immediate> params: Params;
+var<immediate> params: EmbeddingImmediates;
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<Vec>;
@@ -110,9 +112,9 @@ fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     out[i] = wte[(token - params.first) * params.columns + c] + wpe[t * params.columns + c];
 }
 
-// buckets[0..3] = how many runs, how many of them belong to split buckets, how many split buckets.
-// Then for each run its token, its first and its past-the-last entry in order[], those of split buckets first.
-// Then for each split bucket its token, its first and its past-the-last run.
+// buckets[0..3] = number of runs, number of runs in split buckets, number of split buckets.
+// Then for each run its token, and its begin and end in order[], the runs of split buckets first.
+// Then for each split bucket its token, its first run and the run after its last.
 // order[] holds all n, sorted by token, equal tokens by n.
 @group(0) @binding(0) var<storage, read> buckets: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>;
@@ -121,7 +123,7 @@ fn forward_at(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 @group(0) @binding(4) var<storage, read_write> run_sums: array<Vec>; // (runs of split buckets, C)
 
 const HEADING = 3u; // words before the entries of buckets[]
-const AT_ONCE = 2u; // rows that an invocation asks for before it waits for one
+const AT_ONCE = 2u; // rows whose loads an invocation issues before it uses the first
 
 struct Entry { token: u32, begin: u32, end: u32 }
 fn entry(i: u32) -> Entry {
@@ -135,7 +137,7 @@ fn add_rows(before: Vec, run: Entry, c: u32) -> Vec {
     for (var first = run.begin; first < run.end; first += AT_ONCE) {
         var n: array<u32, AT_ONCE>;
         var rows: array<Vec, AT_ONCE>;
-        // past the end the last row is read again and nothing comes of it
+        // past the end the last row is read again and not used
         for (var i = 0u; i < AT_ONCE; i++) { n[i] = order[min(first + i, run.end - 1u)] - params.row0; }
         for (var i = 0u; i < AT_ONCE; i++) { rows[i] = dout[select(0u, n[i], n[i] < params.rows) * params.columns + c]; }
         for (var i = 0u; i < AT_ONCE; i++) {
@@ -154,7 +156,7 @@ fn backward_wte(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let run = entry(number);
     if run.token < params.first || run.token >= params.first + params.tokens { return; }
     let is_split = number < buckets[1];
-    let begins = order[run.begin] >= params.row0; // not in a window before this one
+    let begins = order[run.begin] >= params.row0; // not in an earlier window
     for (var c = lane; c < params.columns; c += WORKGROUP) {
         if is_split {
             let to = number * params.columns + c;

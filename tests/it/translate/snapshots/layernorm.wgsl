@@ -1,26 +1,28 @@
 // layernorm.forward.team32.cols6, entry point forward, overrides [("WORKGROUP", 128.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,27 +60,29 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,  rstd = 1 / sqrt(variance + 1e-5)
+// layernorm.wgsl: out[n,c] = xhat[n,c] * weight[c] + bias[c],  xhat = (inp - mean) * rstd,
+//                 rstd = 1 / sqrt(variance + 1e-5)
 //   inp, xhat, out, dout, dinp, dinp_f32 (N, C);  weight, bias, dweight, dbias, dsum (C);  rstd (N)
-//   A row belongs to a team of TEAM invocations, each of which keeps COLS of its Stored: everything is read once. How teams
-//   add up is in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
+//   A team of TEAM invocations shares a row, and each keeps COLS of its Stored, so everything is read once. Sums over a
+//   team are in shared/teams_tree.wgsl or shared/teams_subgroups.wgsl.
 //   forward           the mean first, then the centred variance
-//   affine            one invocation per Stored: out from xhat, with the bits of forward's
-//   backward          one workgroup per block of rows; dinp += : the gradient of the residual stream runs on through it; in
-//                     variants dinp = , where it begins, and dinp_f32 = dinp + , where it ends; partial sums of dweight, dbias
-//                     and of dinp before it is rounded, which sums.wgsl adds
-struct Params {
+//   affine            one invocation per Stored; computes out from xhat, with the same bits as forward
+//   backward          one workgroup per block of rows. It accumulates dinp, the gradient of the residual stream.
+//                     Variants overwrite dinp where the gradient begins, or write dinp_f32 = dinp + ... where it ends.
+//                     Writes partial sums of dweight, dbias and of dinp before rounding, which sums.wgsl adds
+struct LayernormImmediates {
     rows: u32,
-    columns: u32,      // Stored of a row
+    columns: u32,      // Stored per row
     inverse: f32,      // 1 / C
     block_rows: u32,   // rows of a block
     blocks: u32,
 }
-var<immediate> params: Params;
+var<immediate> params: LayernormImmediates;
 
-const VECS_KEPT = COLS * VECS_PER_STORED; // Vec that an invocation keeps of a row
+const VECS_KEPT = COLS * VECS_PER_STORED; // Vec of a row that an invocation keeps
 
-// The column, in Vec, of what member `member` of a team keeps i-th: VECS_PER_STORED neighbours of every Stored.
+// Returns the column, in Vec, of the i-th Vec that member `member` of a team keeps: VECS_PER_STORED neighbours of every
+// Stored.
 fn column(member: u32, i: u32) -> u32 {
     return (member + i / VECS_PER_STORED * TEAM) * VECS_PER_STORED + i % VECS_PER_STORED;
 }
@@ -95,7 +99,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let lane = lane_of(invocation);
     let team = team_of(lane);
     let n = group_index(group, groups) * (WORKGROUP / TEAM) + team;
-    let row = min(n, params.rows - 1u) * params.columns; // past the end the last row is read and nothing written
+    let row = min(n, params.rows - 1u) * params.columns; // past the end the last row is read and not stored
     let member = lane - team * TEAM;
     var x: array<Vec, VECS_KEPT>;
     var sum = 0.0;
@@ -120,7 +124,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var i = 0u; i < COLS; i++) {
         let c = member + i * TEAM;
         if c < params.columns {
-            // from the normalised value as it is stored, so that affine gives the same
+            // from the stored, rounded normalised value, so that affine computes the same
             var xhat: array<Vec, VECS_PER_STORED>;
             var y: array<Vec, VECS_PER_STORED>;
             for (var k = 0u; k < VECS_PER_STORED; k++) {
@@ -161,7 +165,7 @@ fn affine(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
 
 var<workgroup> team_sums: array<Vec, WORKGROUP>;
 
-// Adds what the teams have of one column, in order; their first member gets the sum.
+// Adds the teams' sums of one column, in order. The first member gets the total.
 fn over_teams(lane: u32, member: u32, x: Vec) -> Vec {
     if WORKGROUP == TEAM { return x; }
     workgroupBarrier();
@@ -172,7 +176,7 @@ fn over_teams(lane: u32, member: u32, x: Vec) -> Vec {
     return sum;
 }
 
-// An invocation has the same columns in every row of the block, so it sums them on the way.
+// An invocation has the same columns in every row of the block, so it sums them while it reads rows.
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, invocation: Invocation) {
     let block = group_index(group, groups);
@@ -192,13 +196,13 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     var slot = 0u;
     for (var first = block * params.block_rows; first < end; first += WORKGROUP / TEAM) {
         let n = first + team;
-        let last = min(n, params.rows - 1u); // past the end a row is read again and nothing comes of it
+        let last = min(n, params.rows - 1u); // past the end a row is read again and not used
         let row = last * params.columns;
         let rstd = rstd_in[last];
         var d: array<Stored, COLS>;
         var xhat: array<Stored, COLS>;
         var before: array<Stored, COLS>;
-        // the whole row is asked for before its sums wait for any of it
+        // all loads of the row are issued before its sums wait for any of them
         for (var i = 0u; i < COLS; i++) {
             let c = member + i * TEAM;
             let at = row + select(0u, c, c < params.columns && n < end);
@@ -228,7 +232,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
             if c < params.columns && n < end {
                 var y: array<Vec, VECS_PER_STORED>;
                 for (var k = 0u; k < VECS_PER_STORED; k++) {
-                    // g once more: as it is stored it takes fewer registers than in f32
+                    // g is computed again, because in its stored form it takes fewer registers than in f32
                     let g = weight_b[c * VECS_PER_STORED + k] * unpack(d[i], k);
                     y[k] = unpack(before[i], k) + (g - Vec(means.x) - unpack(xhat[i], k) * means.y) * rstd;
                     dsum[i * VECS_PER_STORED + k] += y[k];
@@ -253,12 +257,13 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
 }
 const TEAM: u32 = 32u;
 const COLS: u32 = 6u;
-// shared/teams_tree.wgsl: teams of TEAM neighbouring invocations, a power of two, that add up by a tree in workgroup memory
+// shared/teams_tree.wgsl: teams of TEAM neighbouring invocations, a power of two, which add up by a tree in workgroup
+// memory
 struct Invocation { @builtin(local_invocation_index) lane: u32 }
 fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
 fn team_of(lane: u32) -> u32 { return lane / TEAM; }
 
-// Every invocation must call it: it holds barriers.
+// Every invocation must call it, because it contains barriers.
 fn reduce_team(lane: u32, slot: u32, x: vec2<f32>) -> vec2<f32> { return reduce_pairs(lane, TEAM, x); }
 fn load_dinp(i: u32) -> Stored { return dinp[i]; }
 fn store_dinp(i: u32, first: Vec, last: Vec) { dinp[i] = pack(first, last); }

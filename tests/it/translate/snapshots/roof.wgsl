@@ -2,15 +2,16 @@
 alias Scalar = f32;
 alias Vec4 = vec4<f32>;
 override WORKGROUP: u32 = 64u;
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// roof.wgsl: the most that an adapter can do, for kernels to be held against. Not part of a model.
+// roof.wgsl: kernels that measure an adapter's peak rates, with which other kernels are compared. Not part of a model.
 //   copy   out[i] = inp[i] (any number of vec4);  one invocation per ROUNDS vec4, WORKGROUP apart
-//   fused  out[i] (f32) = the sum of 16 numbers that each went 8 ROUNDS times through x = x a + b;  one invocation per
-//          element; the 16 begin at 0, 1/16, 2/16, ... and change in as many independent chains
+//   fused  out[i] (f32) = the sum of 16 numbers to each of which x = x a + b is applied 8 ROUNDS times;  one invocation
+//          per element; the 16 begin at 0, 1/16, 2/16, ... and change in as many independent chains
 //   Scalar is f32 or f16, Vec4 four of them.
-struct Params { count: u32, rounds: u32, a: f32, b: f32 }
-var<immediate> params: Params;
+struct RoofImmediates { count: u32, rounds: u32, a: f32, b: f32 }
+var<immediate> params: RoofImmediates;
 
 @group(0) @binding(0) var<storage, read> inp: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
@@ -41,7 +42,7 @@ fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     var x2 = Vec4(0.5, 0.5625, 0.625, 0.6875);
     var x3 = Vec4(0.75, 0.8125, 0.875, 0.9375);
     for (var round = 0u; round < params.rounds; round++) {
-        // eight steps a turn, so that the loop itself costs little
+        // eight steps per iteration, so that the loop itself costs little
         x0 = four(four(x0, a, b), a, b);
         x1 = four(four(x1, a, b), a, b);
         x2 = four(four(x2, a, b), a, b);

@@ -1,26 +1,28 @@
 // stepcontrol.accumulate, entry point accumulate, overrides [("WORKGROUP", 256.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,8 +60,8 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// shared/step.wgsl: what lives on the GPU from step to step, and what the host says of a step; src/ops/stepcontrol.rs has
-// the same structs.
+// shared/step.wgsl: the state that stays on the GPU from step to step, and a step's hyperparameters from the host.
+// src/ops/stepcontrol.rs has the same structs.
 struct State {
     beta1_power: f32,      // beta1 ^ updates applied
     beta2_power: f32,
@@ -67,9 +69,9 @@ struct State {
     skipped: u32,          // updates skipped in all
     skipped_in_a_row: u32,
     apply: u32,            // 1 if this step's update is applied
-    grad_scale: f32,       // what gradients are multiplied by: their unit taken out, then clipped
+    grad_scale: f32,       // factor of gradients: removes their unit and clips them
     reserved: u32,         // keeps the layout of checkpoints
-    loss_scale: f32,       // a power of two that the gradients are multiplied by; 1 in f32
+    loss_scale: f32,       // factor of gradients, a power of two; 1 in f32
     clean_steps: u32,      // updates since the loss scale last changed
 }
 struct Hyper {
@@ -78,24 +80,25 @@ struct Hyper {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
-    clip: f32,             // largest gradient norm; 0 switches clipping off
-    inverse_tokens: f32,   // 1 / tokens of a step: from a sum of losses to their mean
+    clip: f32,             // largest gradient norm; 0 disables clipping
+    inverse_tokens: f32,   // 1 / tokens of a step, which turns the sum of losses into the mean
     step: u32,
-    grad_unit: f32,        // gradients are multiples of this and of the state's loss scale
-    dynamic: u32,          // 1 if the state's loss scale follows overflows
-    skip_loss_z: f32,      // a step is skipped if its loss's z-score is above this; 0 switches it off
-    skip_norm_z: f32,      // the same of its gradient norm
+    grad_unit: f32,        // factor of gradients, in addition to the state's loss scale
+    dynamic: u32,          // 1 if the loss scale is dynamic: overflows halve it
+    skip_loss_z: f32,      // largest z-score of a loss, above which a step is skipped; 0 disables it
+    skip_norm_z: f32,      // the same for the gradient norm
 }
-// stepcontrol.wgsl: what to do with a step, decided on the GPU from the gradient norm and the loss.
+// stepcontrol.wgsl: decisions about a step, made on the GPU from the gradient norm and the loss.
 //   accumulate   one workgroup; loss += sum of a micro-step's losses (N)
 //   decide       one workgroup; sums the partials of the gradients' squares, tests for non-finite values, sets the clip
-//                factor, counts skipped steps, advances Adam's powers, moves the loss scale, and writes the step's report
-// Outliers are skipped as llm.c does: z = (x - mean) / deviation over the last 128 values, x among them, taken only once
-// there are 128. Two passes over values less x: sums of squares of raw values would cancel in f32. Values that are not
-// finite do not enter, or they would stay for 128 steps.
-// The loss scale is halved when a step overflows and doubled after a run of clean steps. A step that overflowed above
-// the floor is skipped but does not count among those that end a run: its scale was wrong, not the model.
-// Non-finite is tested on the exponent bits: Metal compiles with fast math, which may drop comparisons with NaN.
+//                factor, counts skipped steps, advances Adam's powers, updates the loss scale, and writes the step's
+//                report
+// Outliers are skipped as in llm.c: z = (x - mean) / deviation over the last 128 values, including x, once there are
+// 128. It is computed in two passes over values minus x, because sums of squares of raw values would cancel in f32.
+// Values that are not finite are left out, or they would stay for 128 steps. The loss scale is halved when a step
+// overflows and doubled after a run of clean steps. If a step overflows while the scale is above its minimum, it is
+// skipped but does not count towards the limit of skipped steps, because only the scale was wrong. Non-finite values
+// are detected by their exponent bits, because Metal's fast math may remove comparisons with NaN.
 struct Report {
     step: u32,
     loss: f32,
@@ -105,33 +108,33 @@ struct Report {
     skipped_in_a_row: u32,
     updates: u32,
     lr: f32,
-    loss_scale: f32,       // what this step's gradients were multiplied by
+    loss_scale: f32,       // loss scale of this step's gradients
     loss_z: f32,           // 0 while the window fills
     norm_z: f32,
 }
 const WINDOW = 128u;
-struct Window {
-    count: u32,            // values so far, at most WINDOW
-    next: u32,             // where the next one goes: the oldest is there
+struct OutlierWindow {
+    count: u32,            // number of values so far, at most WINDOW
+    next: u32,             // position of the next value, where the oldest is overwritten
     values: array<f32, 128>,
 }
-struct Params {
-    count: u32,            // losses, or partials
+struct StepcontrolImmediates {
+    count: u32,            // number of losses, or of partials
     adds: u32,             // 0 where the loss begins
 }
-var<immediate> params: Params;
+var<immediate> params: StepcontrolImmediates;
 
 @group(0) @binding(0) var<storage, read> values: array<f32>; // losses, or the norm's partials
 @group(0) @binding(1) var<storage, read_write> loss_out: f32;
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read> hyper: Hyper;
 @group(0) @binding(3) var<storage, read_write> report: Report;
-@group(0) @binding(4) var<storage, read_write> windows: array<Window, 2>; // of losses, of norms
+@group(0) @binding(4) var<storage, read_write> windows: array<OutlierWindow, 2>; // of losses, of norms
 @group(0) @binding(5) var<storage, read> loss_sum: f32;
 
 const LEAST_SCALE = 1.0;
 const LARGEST_SCALE = 32768.0;
-const CLEAN_STEPS = 2000u; // before the scale is doubled
+const CLEAN_STEPS = 2000u; // clean steps before the scale is doubled
 
 fn move_scale(good: bool) {
     if !good {
@@ -148,7 +151,7 @@ fn move_scale(good: bool) {
 
 fn finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 
-// The z-scores of x in their windows, of losses and of norms, which they enter if they are finite.
+// Returns the z-scores of x, a loss and a norm, in their windows. Finite values are added to the windows.
 fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
     let slots = vec2(windows[0].next, windows[1].next);
     let full = vec2(windows[0].count, windows[1].count) == vec2(WINDOW);
@@ -157,7 +160,7 @@ fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
         let i = lane + turn * WORKGROUP;
         if i < WINDOW { sums += less(i, slots, x); }
     }
-    let means = reduce_pairs(lane, WORKGROUP, sums) / f32(WINDOW); // less x
+    let means = reduce_pairs(lane, WORKGROUP, sums) / f32(WINDOW); // minus x
     var squares = vec2(0.0);
     for (var turn = 0u; turn < (WINDOW + WORKGROUP - 1u) / WORKGROUP; turn++) {
         let i = lane + turn * WORKGROUP;
@@ -180,12 +183,12 @@ fn enter(lane: u32, x: vec2<f32>) -> vec2<f32> {
     return scores;
 }
 
-// The i-th values less x, or 0 in the slots that x takes.
+// Returns the i-th values minus x, or 0 at the positions where x is stored.
 fn less(i: u32, slots: vec2<u32>, x: vec2<f32>) -> vec2<f32> {
     return select(vec2(windows[0].values[i], windows[1].values[i]) - x, vec2(0.0), vec2(i) == slots);
 }
 
-// The loads of four sums do not wait for one another.
+// Four sums, so that their loads overlap.
 fn sum_values(lane: u32) -> f32 {
     var sums = vec4(0.0);
     var i = lane;
@@ -207,7 +210,7 @@ fn accumulate(@builtin(local_invocation_index) lane: u32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn decide(@builtin(local_invocation_index) lane: u32) {
-    // gradients are multiples of what they stand for
+    // gradients are scaled by these factors
     let unscale = 1.0 / (hyper.grad_unit * state.loss_scale);
     let squares = sum_values(lane);
     let norm = sqrt(squares) * unscale;

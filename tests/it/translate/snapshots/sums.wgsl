@@ -1,26 +1,28 @@
 // sums.add.parts, entry point add_parts, overrides [("WORKGROUP", 128.0)]
-// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes an access.
+// shared/widths/vec4.wgsl: four f32 at a time, 16 bytes per access.
 alias Vec = vec4<f32>;
 alias UVec = vec4<u32>;
 const ELEMENTS_PER_VEC = 4u;
 fn sum_elements(v: Vec) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 fn max_element(v: Vec) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 fn dot_product(a: Vec, b: Vec) -> f32 { return dot(a, b); }
-fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // of a Vec that starts at `first`
+fn columns_from(first: u32) -> UVec { return first + vec4(0u, 1u, 2u, 3u); } // columns of a Vec that starts at `first`
 fn element_of(v: Vec, i: u32) -> f32 { return v[i]; }
 alias Stored = Vec;
-// shared/widths/single.wgsl: Stored, the unit that memory is moved in, is one Vec
-const VECS_PER_STORED = 1u; // Vec of a Stored
+// shared/widths/single.wgsl: Stored, the unit of loads and stores, is one Vec
+const VECS_PER_STORED = 1u; // Vec per Stored
 fn unpack(s: Stored, k: u32) -> Vec { return Vec(s); }
 fn pack(first: Vec, last: Vec) -> Stored { return Stored(first); }
 fn as_stored(x: Vec) -> Vec { return x; }
-// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, since one dimension ends at 65,535 groups.
+// shared/grid.wgsl: a one-dimensional index over a two-dimensional dispatch, because one dimension has at most 65,535
+// workgroups.
 fn group_index(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-// shared/reduce.wgsl: the only reduction over a workgroup. A tree, so that the order of additions never changes.
+// shared/reduce.wgsl: the reduction over a workgroup, by a tree, so that the order of additions never changes.
 override WORKGROUP: u32 = 64u; // invocations of a workgroup, a power of two
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
-// Every invocation must call these: they hold barriers. The last barrier lets the scratch be used again at once.
+// Every invocation must call these, because they contain barriers. After the last barrier the scratch can be reused at
+// once.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     reduce_scratch[lane] = x;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
@@ -45,7 +47,7 @@ fn reduce_max(lane: u32, x: f32) -> f32 {
     return most;
 }
 
-// Two sums at once, over each team of `team` neighbouring invocations, a power of two.
+// Computes two sums at once over each team of `team` neighbouring invocations, a power of two.
 var<workgroup> pair_scratch: array<vec2<f32>, WORKGROUP>;
 fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     pair_scratch[lane] = x;
@@ -58,29 +60,29 @@ fn reduce_pairs(lane: u32, team: u32, x: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     return total;
 }
-// sums.wgsl: adds what was summed apart to gradients, in a fixed order
+// sums.wgsl: adds partial sums to gradients, in a fixed order
 //   parts (parts, count Vec);  dweight (count Vec): dweight[i] += sum over parts of parts[part, i]
-//   squares: the sum of squares of what each workgroup wrote to dweight
+//   squares: for each workgroup the sum of squares of the elements that it wrote to dweight
 //   rows (rows, stride Vec), of which the first GRADIENTS * columns are used;  out0, out1, out2 (columns Vec):
 //                                                   out_k[c] += sum over rows of rows[row, k * columns + c]
 //   add_rows    out_k
 //   add_parts   dweight: sums_parts.wgsl
-//   add_both    dweight, and in workgroups of their own out_k: sums_parts.wgsl
-struct Params {
+//   add_both    dweight, and out_k in additional workgroups: sums_parts.wgsl
+struct SumsImmediates {
     count: u32,        // Vec of dweight
     parts: u32,
     blocks: u32,       // workgroups that write dweight
-    first_square: u32, // where their sums of squares begin; NO_SQUARES where nobody wants them
+    first_square: u32, // index of their first sum of squares, or NO_SQUARES if none are wanted
     rows: u32,
-    stride: u32,       // Vec from row to row
+    stride: u32,       // Vec from a row to the next
     columns: u32,      // Vec of an out
     adds: u32,         // bits for dweight, out0, out1 and out2: 0 where they begin
 }
-var<immediate> params: Params;
+var<immediate> params: SumsImmediates;
 
 var<workgroup> shares: array<Vec, WORKGROUP>;
 
-// SHARE invocations share a column: each adds every so many rows, then one adds what they have.
+// SHARE invocations share a column. Each adds every SHARE-th row, then one adds their sums.
 fn sum_rows(number: u32, lane: u32) {
     let across = WORKGROUP / SHARE;
     let runs = (params.columns + across - 1u) / across;
@@ -128,8 +130,8 @@ fn sum_parts(block: u32, lane: u32) {
         before[k] = Vec();
         sums[k] = Vec();
     }
-    let last = params.count - 1u; // read instead of what lies past the end
-    // read first: it need not wait for the parts
+    let last = params.count - 1u; // read in place of elements past the end
+    // read first, so that this load overlaps those of the parts
     if (params.adds & 1u) != 0u {
         for (var k = 0u; k < KEPT; k++) { before[k] = dweight[min(first + k * WORKGROUP, last)]; }
     }
@@ -174,6 +176,6 @@ const KEPT: u32 = 2u;
 struct Invocation { @builtin(local_invocation_index) lane: u32 }
 fn lane_of(invocation: Invocation) -> u32 { return invocation.lane; }
 
-// Every invocation must call these: they hold barriers.
+// Every invocation must call these, because they contain barriers.
 fn group_max(lane: u32, x: f32) -> f32 { return reduce_max(lane, x); }
 fn group_sum(lane: u32, x: f32) -> f32 { return reduce_sum(lane, x); }
