@@ -365,7 +365,7 @@ fn a_cheap_copy_of_a_run_by_hard_links_keeps_its_records() {
     assert!(std::process::Command::new("cp").arg("-al").args([&run, &dir.join("copy")]).status().unwrap().success());
     let before = everything(&dir.join("copy"));
     let error = train(dir, "run").0.unwrap_err();
-    assert!(error.to_string().contains("lock: cannot be written (has another name"), "{error}");
+    assert!(error.to_string().contains("lock: cannot be written (has a second name"), "{error}");
     fs::remove_file(run.join(LOCK)).unwrap();
     train(dir, "run").0.unwrap().unwrap();
     same(dir, "run", "next to a copy");
