@@ -81,7 +81,7 @@ fn bare_ids_and_numpy_arrays_train_as_the_shard_of_the_same_tokens() {
     assert!(measured.contains("validation ") && measured == eval("a_val_0.bin", "shard"), "{measured}");
     let args = ["data", "inspect", "nano", "--data-format", "u16", "--tokenizer", "bytes"];
     let shown = wgpt(dir, &args).ends_with(0).out;
-    assert!(shown.contains("1100 tokens") && shown.contains("in 2 shards"), "{shown}");
+    assert!(shown.contains("1,100 tokens") && shown.contains("in 2 shards"), "{shown}");
     // nothing is guessed
     let with = |args: &[&str]| wgpt(dir, &[&["train"][..], args, &SMALL].concat());
     refused(with(&["--data", "nano"]), 3, &["nano/train.bin: wrong kind of file", "--data-format u16"]);

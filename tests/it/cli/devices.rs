@@ -178,7 +178,7 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         (&["--devices", "0,0"][..], 2, "is listed twice"),
         (&["--devices", "97"], 4, "no adapter is `97`"),
         (&["--devices", "0000:ff:1f.7"], 4, "no adapter is `0000:ff:1f.7`"),
-        (&["--devices", ""], 2, "`` is no number"),
+        (&["--devices", ""], 2, "`` is neither a number"),
         (&["--devices", "0-1"], 2, "a list such as 0,1"),
         (&["--dry-run", "--devices", "0,0"], 2, "is listed twice"),
         (&["--devices", "0", "--device", "0"], 2, "--devices"),

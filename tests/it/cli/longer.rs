@@ -257,5 +257,9 @@ fn a_run_of_the_version_before_is_resumed_with_the_same_bits() {
     }
     // what cannot be read is refused with one line
     fs::write(dir.join("a/config.toml"), "[train]\nbatch = 2\n").expect("write");
-    refused(train(dir, &["--steps", "40", "--out", "a"]), 2, &["is not a run's configuration", "try another --out"]);
+    refused(
+        train(dir, &["--steps", "40", "--out", "a"]),
+        2,
+        &["is not the configuration of a run", "try another --out"],
+    );
 }

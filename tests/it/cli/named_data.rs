@@ -109,7 +109,7 @@ fn the_recipe_of_124m_trains_on_what_fetch_brought() {
     let args = ["eval", "--from", "run", "--data", "fineweb10B", "--val-limit", "64", "--hellaswag", "hellaswag"];
     let measured = with_hub(dir, NOWHERE, &args).ends_with(0).out;
     let loss = metrics(&dir.join("run"))[3]["val_loss"].as_f64().expect("validation");
-    assert!(measured.contains(&format!("validation {loss:.4} nats a token, over 64 tokens")), "{measured}");
+    assert!(measured.contains(&format!("validation {loss:.4} nats per token, over 64 tokens")), "{measured}");
     let shown = with_hub(dir, NOWHERE, &["data", "inspect", "fineweb10B"]).ends_with(0).out;
     assert!(shown.contains("7410 tokens") && shown.contains("in 104 shards"), "{shown}");
 }
@@ -124,7 +124,7 @@ fn names_that_mean_no_tokens_say_what_helps() {
         3,
         &["finweb10B: no such file", "the nearest names are fineweb10B"],
     );
-    refused(run("train --data tinystories --model d6"), 3, &["is text", "wgpt data fetch tinystories"]);
+    refused(run("train --data tinystories --model d6"), 3, &["contains text", "wgpt data fetch tinystories"]);
     refused(run("train --data gpt2 --model d6"), 3, &["gpt2: contains weights", "--init gpt2"]);
     refused(run("train --data hellaswag --model d6"), 3, &["contains questions", "--hellaswag hellaswag"]);
     refused(run("data inspect fineweb-edu10B"), 3, &["is not fetched", "try `wgpt data fetch fineweb-edu10B`"]);

@@ -220,7 +220,7 @@ fn a_folder_that_holds_something_else_is_left_alone() {
     std::fs::remove_file(first.out.join("dataset.json")).unwrap();
     let error = prepare(&first, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(&error, Error::Usage(fault) if fault.place == "--out" && fault.what.contains("no dataset.json tells")),
+        matches!(&error, Error::Usage(fault) if fault.place == "--out" && fault.what.contains("without a dataset.json")),
         "{error}"
     );
     // a preparation that was stopped, of a file that has changed since
@@ -324,7 +324,7 @@ fn a_signal_ends_a_preparation_that_waits() {
         let mut child = child.current_dir(dir.path()).stderr(std::process::Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = lines.next().unwrap().unwrap();
-        assert_eq!(line, "out: another `wgpt data prepare` works here, waiting for it");
+        assert_eq!(line, "out: waiting for another `wgpt data prepare` on this folder");
         (child, lines)
     };
     let (mut child, mut lines) = start();
@@ -457,7 +457,7 @@ fn separators_begin_documents_of_text_files_alone() {
     let (text, out) = (inputs[0].to_str().unwrap(), dir.path().join("never"));
     let output = wgpt(&["data", "prepare", text, "--out", out.to_str().unwrap(), "--split-on", "#"]);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("no text file has the separator \"#\": each is one document"), "{said}");
+    assert!(said.contains("no text file contains the separator \"#\": each is one document"), "{said}");
     assert!(said.contains(" tokens (gpt2) of 1 document: "), "{said}");
     // part of what the data set is
     let other = Options { split_on: None, ..split.clone() };
@@ -466,7 +466,7 @@ fn separators_begin_documents_of_text_files_alone() {
     let empty = Options { split_on: Some(String::new()), ..bytes("empty") };
     let error = prepare(&empty, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, Error::Usage(fault) if fault.place == "--split-on"), "{error}");
-    // a note of a version without separators and hashes
+    // a manifest of a version without separators and hashes
     let path = split.out.join("dataset.json");
     let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     old.as_object_mut().unwrap().remove("spelled_ends").unwrap();
