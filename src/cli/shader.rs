@@ -108,7 +108,7 @@ fn unknown(wanted: &str, kernels: &[KernelId], args: &Args) -> Error {
     let shown = wanted.escape_debug();
     if elsewhere {
         return Error::usage(format!(
-            "shader: {} has no kernel `{shown}`, other adapters have; try --all, or --gpu CARD",
+            "shader: {} has no kernel `{shown}`, which other adapters have; try --all, or --gpu CARD",
             args.gpu.as_deref().unwrap_or("this adapter")
         ));
     }

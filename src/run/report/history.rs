@@ -92,8 +92,13 @@ impl History {
             let tokens_per_step = RunFile::read(path).ok().map(|file| file.settings.train.tokens_per_step as u64);
             return Ok(Self { name, path: place, tokens_per_step, ..history });
         }
-        let siblings = || folder::siblings(path).unwrap_or_default();
-        let unread = |e: io::Error| Error::data(open::fault(&place, &e).expected(KINDS).advice(siblings()));
+        let unread = |e: io::Error| {
+            let fault = open::fault(&place, &e).expected(KINDS);
+            Error::data(match folder::siblings(path) {
+                Some(runs) => fault.advice(runs),
+                None => fault,
+            })
+        };
         let file = open::input(path).map_err(unread)?;
         let packed = path.extension().is_some_and(|extension| extension == "gz");
         let reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(file)) } else { Box::new(file) };

@@ -68,7 +68,7 @@ fn weights_go_round_bit_for_bit() {
         &["--tokenizer", "bytes", "gpt2"],
     );
     fs::write(dir.join("cut.bin"), &bytes(&dir.join("c.bin"))[..5000]).expect("write");
-    refused(run(dir, "convert cut.bin h"), 3, &["cut.bin", "got 5000"]);
+    refused(run(dir, "convert cut.bin h"), 3, &["cut.bin", "got 5,000"]);
     fs::write(dir.join("pytorch_model.bin"), b"PK\x03\x04 and so on").expect("write");
     refused(run(dir, "convert pytorch_model.bin h"), 3, &["pickle", "save_pretrained"]);
     refused(run(dir, "convert run no/such/folder.bin"), 6, &["folder.bin"]);

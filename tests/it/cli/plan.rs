@@ -214,7 +214,7 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
         "devices  32, 8 on each of 4 machines, one rank each;",
         "100G: 11.25 GB/s between machines",
         "nodes  devices  batch  10G f32  10G bf16",
-        "10G: below 90 % from 2 machines on; on 4, --wire bf16 gives ",
+        "10G: below 90 % from 2 machines; on 4, --wire bf16 gives ",
         "1 machine: ",
     ] {
         assert!(four.contains(says), "{says}: {four}");

@@ -37,15 +37,15 @@ fn every_recipe_is_parsed_and_planned_without_its_data() {
     let expected = [
         (
             "gpt2-124M",
-            "12 layers, 12 heads, 768 channels, 1024 positions",
+            "12 layers, 12 heads, 768 channels, 1,024 positions",
             "batch 64 x context 1024 x 8 micro-steps; one epoch",
         ),
-        ("gpt2-350M", "24 layers, 16 heads, 1024 channels", "batch 64 x context 1024 x 8 micro-steps; 60,000 steps"),
-        ("gpt2-774M", "36 layers, 20 heads, 1280 channels", "batch 32 x context 1024 x 16 micro-steps; 286,102 steps"),
-        ("gpt2-1558M", "48 layers, 25 heads, 1600 channels", "batch 16 x context 1024 x 64 micro-steps; 32,000 steps"),
+        ("gpt2-350M", "24 layers, 16 heads, 1,024 channels", "batch 64 x context 1024 x 8 micro-steps; 60,000 steps"),
+        ("gpt2-774M", "36 layers, 20 heads, 1,280 channels", "batch 32 x context 1024 x 16 micro-steps; 286,102 steps"),
+        ("gpt2-1558M", "48 layers, 25 heads, 1,600 channels", "batch 16 x context 1024 x 64 micro-steps; 32,000 steps"),
         (
             "gpt3-125M",
-            "12 layers, 12 heads, 768 channels, 2048 positions",
+            "12 layers, 12 heads, 768 channels, 2,048 positions",
             "batch 32 x context 2048 x 8 micro-steps; 572,204",
         ),
         ("laptop", "6 layers, 6 heads, 384 channels", "batch 16 x context 256 x 4 micro-steps; 5,000 steps"),

@@ -184,7 +184,7 @@ fn reports_of_runs_and_logs() {
     refused(wgpt(dir, &["report", "a", "--compare", "missing"]), 3, &["missing: no such file or folder"]);
     refused(wgpt(dir, &["report", "a", "--price-per-hour", "-1"]), 2, &["--price-per-hour"]);
     refused(wgpt(dir, &["report", "a", "--out", "no/such/a.html"]), 6, &["no/such/a.html"]);
-    refused(wgpt(dir, &["report"]), 2, &["RUNS"]);
+    refused(wgpt(dir, &["report"]), 2, &["needs RUN"]);
     text_file(dir, "text.txt", 4000);
     refused(train(dir, &["--compare", "missing.log", "--out", "run"]), 3, &["missing.log: no such file or folder"]);
     refused(train(dir, &["--peak-tflops", "much"]), 2, &["--peak-tflops", "or `measure`"]);
