@@ -114,6 +114,8 @@ fn run(block: &Block, dir: &Path, programs: &Path) -> Vec<String> {
     // as in an interactive shell, Ctrl-C ends the program and not the shell
     command.args(["-e", "-c", &format!("trap : INT\n{}", block.commands)]).current_dir(dir).process_group(0);
     command.env("PATH", format!("{}:{path}", programs.display())).env("WGPT_QUIET", "1");
+    // as a reader's driver compiles: its runs compute for longer than that takes
+    command.env("GALLIVM_PERF", "");
     command.env("WGPT_CACHE", programs.join("cache")).env_remove("WGPT_TUNING");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&err).expect("a file"));
     let mut child = command.spawn().expect("sh");
