@@ -74,18 +74,21 @@ fn ignored(root: &Path) -> BTreeSet<Line> {
     found
 }
 
-/// Reads the patterns of the accepted reasons: lines that are neither empty, nor begin with `#` or a space. The
-/// indented lines below a pattern say why it is accepted, and each pattern needs some.
+/// Reads the patterns of the accepted reasons: lines that are neither empty, nor begin with `#` or a space. The indented
+/// lines below one or several patterns say why they are accepted, and no pattern may lack them.
 fn accepted(text: &str) -> Result<Vec<Regex>, String> {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    let mut patterns = Vec::new();
-    for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.starts_with(' ')) {
-        if !lines.get(at + 1).is_some_and(|next| next.starts_with(' ')) {
+    let (mut patterns, mut unexplained) = (Vec::new(), None);
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.starts_with(' ') {
+            unexplained = None;
+        } else if !line.is_empty() {
+            patterns.push(Regex::new(&format!("^(?:{line})$")).map_err(|e| e.to_string())?);
+            unexplained = Some(line);
+        } else if let Some(line) = unexplained {
             return Err(format!("`{line}`: nothing below it says why that is accepted"));
         }
-        patterns.push(Regex::new(&format!("^(?:{line})$")).map_err(|e| e.to_string())?);
     }
-    Ok(patterns)
+    unexplained.map_or(Ok(patterns), |line| Err(format!("`{line}`: nothing below it says why that is accepted")))
 }
 
 /// Removes the record that was printed, and those of runs that never printed theirs.
