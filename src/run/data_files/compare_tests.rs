@@ -221,12 +221,12 @@ fn an_error_about_tokens_names_the_file_that_has_changed() {
     let ran = Ran::new();
     let now = ran.now(&["a.bin", "b.bin"], &["v.bin"]);
     let error = Error::data("the tokens are others");
-    let same = explain(ran.dir.path(), &now, error.clone(), &mut Lines::default());
+    let same = name_changed_file(ran.dir.path(), &now, error.clone(), &mut Lines::default());
     assert_eq!(same, error);
     fs::write(ran.path("b.bin"), b"x.bin").unwrap();
     let now = ran.now(&["a.bin", "b.bin"], &["v.bin"]);
-    let named = explain(ran.dir.path(), &now, error, &mut Lines::default());
+    let named = name_changed_file(ran.dir.path(), &now, error, &mut Lines::default());
     assert!(named.exit_code() == 3 && named.fault().place.ends_with("b.bin"), "{named}");
     let usage = Error::usage("another");
-    assert_eq!(explain(ran.dir.path(), &now, usage.clone(), &mut Lines::default()), usage);
+    assert_eq!(name_changed_file(ran.dir.path(), &now, usage.clone(), &mut Lines::default()), usage);
 }
