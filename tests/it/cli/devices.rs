@@ -185,7 +185,7 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         (
             &["--devices", "0,0,0", "--share-device", "--emulate-ranks", "4", "--tokens-per-step", "32"],
             2,
-            "among 1, 2, 4",
+            "one of 1, 2, 4 devices",
         ),
     ] {
         let done = wgpt(dir, &[&text[..], &size, flags].concat());
