@@ -111,7 +111,7 @@ fn the_recipe_of_124m_trains_on_what_fetch_brought() {
     let loss = metrics(&dir.join("run"))[3]["val_loss"].as_f64().expect("validation");
     assert!(measured.contains(&format!("validation {loss:.4} nats per token, over 64 tokens")), "{measured}");
     let shown = with_hub(dir, NOWHERE, &["data", "inspect", "fineweb10B"]).ends_with(0).out;
-    assert!(shown.contains("7410 tokens") && shown.contains("in 104 shards"), "{shown}");
+    assert!(shown.contains("7,410 tokens") && shown.contains("in 104 shards"), "{shown}");
 }
 
 #[test]
