@@ -68,6 +68,13 @@ impl NamedSet<'_> {
         }
     }
 
+    /// Returns the number of training shards that the name asks for; `None` if the set has no token shards, or not that
+    /// many.
+    #[must_use]
+    pub fn training_shards(&self) -> Option<usize> {
+        matches!(self.entry.files, Files::Shards(..)).then(|| self.most().ok())?
+    }
+
     /// Returns the number of training shards that the name asks for.
     fn most(&self) -> Result<usize> {
         let all = match self.entry.files {

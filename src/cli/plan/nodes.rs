@@ -6,7 +6,7 @@ use wgpt::measure::table::Table;
 use wgpt::ops::wire::Format;
 use wgpt::units::counted;
 
-use super::terminal::{say, say_lines};
+use crate::cli::terminal::{say, say_lines};
 
 /// Returns the batch of a run's micro-steps and the milliseconds of one, if batches divide its steps.
 pub type Micro<'m> = dyn Fn(&Subject) -> Option<(usize, f64)> + 'm;

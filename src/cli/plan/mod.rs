@@ -1,31 +1,30 @@
 //! `wgpt plan`.
 
+mod devices;
+mod nodes;
+mod recipe;
+
 use std::path::{Path, PathBuf};
 
-use wgpt::data::fetch::{Files, catalog};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::gpu::{Caps, Elem, Gpu};
 use wgpt::measure;
-use wgpt::measure::exchange::{self, BUSES, Bus, LinkSpeed, NETWORKS, Network, SharedStep, Traffic};
+use wgpt::measure::exchange;
 use wgpt::measure::plan::{self, LARGEST_BINDING, MAX_TOKENS, Plan, Subject, mib};
 use wgpt::measure::predict::card::Card;
 use wgpt::measure::predict::three;
 use wgpt::measure::table::number;
-use wgpt::model::{Config, Recompute};
+use wgpt::model::Recompute;
 use wgpt::run::records;
-use wgpt::train::settings::file::CONFIG;
-use wgpt::train::settings::layers::Layers;
-use wgpt::train::settings::{Batch, Bytes, Positive, Precision, Recipe, RunFile, UNKNOWN_STEPS, Wire, recipe};
-use wgpt::train::trainer::MAX_COPY_THREADS;
+use wgpt::train::settings::{Batch, Precision, RunFile, Wire};
 use wgpt::units;
 
 use super::model::summary;
-use super::nodes::Scaling;
 use super::predicted::{self, Cost, Predicted};
 use super::shape::Shape;
 use super::terminal::{say, say_lines};
-use super::train::resolve::start_without_files;
 use super::values::{parse_positive, parse_size, parse_tokens};
+use devices::{Links, MOST_DEVICES, parse_devices, parse_link, say_exchange, together};
 
 /// Batches that are shown by default.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -138,52 +137,7 @@ pub struct Args {
     price_per_hour: Option<f64>,
 }
 
-/// Tokens of a shard of the sets that `wgpt data fetch` knows.
-const SHARD_TOKENS: f64 = 1e8;
-
 impl Args {
-    /// Returns these flags, completed by the recipe.
-    fn over_recipe(&self) -> Result<Self> {
-        let Some(path) = &self.recipe else { return Ok(self.clone()) };
-        let mut layers = Layers::default();
-        layers.file(&recipe_file(path)).map_err(|error| named_without_flag(path, error))?;
-        let whole = |number: Option<f64>| number.map(|number| number as usize);
-        let given = Recipe {
-            model: self.shape.recipe(),
-            training: recipe::Training {
-                batch: self.batch,
-                context: self.context,
-                tokens_per_step: whole(self.tokens_per_step),
-                steps: whole(self.steps),
-                precision: self.precision,
-                recompute: self.recompute,
-                wire: self.wire,
-                ..recipe::Training::default()
-            },
-            data: recipe::Data { emulate_ranks: self.emulate_ranks, ..recipe::Data::default() },
-            run: recipe::Run { memory: self.memory.map(Bytes), ..recipe::Run::default() },
-        };
-        layers.flags(&given)?;
-        let recipe = layers.merge()?.recipe;
-        let settings = recipe.resolve(start_without_files(&recipe)?)?;
-        let mut args = self.clone();
-        args.shape.set(settings.config());
-        args.context = Some(settings.train.context);
-        args.batch = recipe.training.batch;
-        args.tokens_per_step = recipe.training.tokens_per_step.map(|tokens| tokens as f64);
-        args.precision = recipe.training.precision;
-        args.recompute = Some(settings.train.recompute);
-        args.wire = Some(settings.train.wire);
-        args.emulate_ranks = recipe.data.emulate_ranks;
-        args.memory = recipe.run.memory.map(|Bytes(bytes)| bytes);
-        args.price_per_hour = self.price_per_hour.or(recipe.run.price_per_hour.map(|Positive(price)| price));
-        args.tokens = self.tokens.or_else(|| match settings.train.steps {
-            UNKNOWN_STEPS => epoch_tokens(&recipe.data.data),
-            steps => Some(steps as f64 * settings.train.tokens_per_step as f64),
-        });
-        Ok(args)
-    }
-
     fn subject(&self) -> Result<Subject> {
         let free = self.context.unwrap_or(1024);
         let config = self.shape.config(free)?;
@@ -250,34 +204,6 @@ impl Args {
         let of_tflops = |tflops: f64| 1e12 * tflops / measure::flops_per_token(&subject.config, subject.context);
         Ok(self.tokens_per_second.or(self.tflops.map(of_tflops)))
     }
-}
-
-/// Returns the file of a recipe, or of the run in a folder.
-fn recipe_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join(CONFIG) } else { path.to_owned() }
-}
-
-/// Adds the flag that a name belongs to, where it is no file.
-fn named_without_flag(path: &Path, error: Error) -> Error {
-    let name = path.to_str().unwrap_or_default();
-    match Config::from_descriptor(name).is_ok() && !path.exists() {
-        true => error.with_advice(format!("for the model: --model {name}")),
-        false => error,
-    }
-}
-
-/// Returns the tokens of an epoch of sets that `wgpt data fetch` knows by name.
-fn epoch_tokens(data: &[PathBuf]) -> Option<f64> {
-    let shards = |path: &PathBuf| {
-        let text = path.to_str()?;
-        let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
-        match catalog::find(name)?.files {
-            Files::Shards(_, all) => count.map_or(Some(all), |count| count.parse().ok()),
-            _ => None,
-        }
-    };
-    let all: Option<usize> = data.iter().map(shards).sum();
-    all.filter(|shards| *shards > 0).map(|shards| shards as f64 * SHARD_TOKENS)
 }
 
 /// Returns the median of a run's tokens/s.
@@ -360,122 +286,6 @@ pub fn run(args: &Args) -> Result<()> {
     let one = args.speed(&subject, predicted.as_ref())?;
     let together = together(args, link, &subject, predicted.as_ref(), one.zip(fitting.last().copied()))?;
     cost(args, predicted.is_some(), together.or(one))
-}
-
-/// Most devices of a plan.
-const MOST_DEVICES: usize = 1024;
-
-fn parse_devices(text: &str) -> std::result::Result<usize, String> {
-    let count = text.parse().ok().filter(|count| (1..=MOST_DEVICES).contains(count));
-    count.ok_or_else(|| format!("expected a number from 1 to {MOST_DEVICES}"))
-}
-
-/// The links that are asked for.
-#[derive(Debug, Clone, Copy, Default)]
-struct Links {
-    bus: Option<Bus>,
-    network: Option<Network>,
-}
-
-impl Links {
-    fn link(self) -> LinkSpeed {
-        LinkSpeed { bus: self.bus.unwrap_or(BUSES[0]), network: self.network.unwrap_or(NETWORKS[2]) }
-    }
-}
-
-fn parse_link(text: &str) -> std::result::Result<Links, String> {
-    let mut links = Links::default();
-    for word in text.split(',') {
-        let bus = BUSES.iter().find(|bus| bus.name.eq_ignore_ascii_case(word.trim()));
-        let network = NETWORKS.iter().find(|network| network.name.eq_ignore_ascii_case(word.trim()));
-        match (bus, network) {
-            (Some(bus), _) if links.bus.is_none() => links.bus = Some(*bus),
-            (_, Some(network)) if links.network.is_none() => links.network = Some(*network),
-            _ => {
-                let buses = BUSES.map(|bus| bus.name).join(", ");
-                let networks = NETWORKS.map(|network| network.name).join(", ");
-                return Err(format!("expected one of {buses}, one of {networks}, or both with a comma"));
-            }
-        }
-    }
-    Ok(links)
-}
-
-/// Prints the bytes that several devices exchange.
-fn say_exchange(args: &Args, link: &LinkSpeed, subject: &Subject) {
-    let Subject { devices, ranks, .. } = *subject;
-    let all = Traffic::of(&subject.options(1)).all();
-    say!(
-        "devices  {devices}{}, {} each; a step moves {} MiB out of a device and {} MiB in, gradients in {}, weights in f32",
-        if subject.machines > 1 {
-            format!(", {} on each of {} machines", devices / subject.machines, subject.machines)
-        } else {
-            String::new()
-        },
-        if ranks == devices { "one rank".into() } else { format!("{} ranks", ranks / devices) },
-        mib(all.out),
-        mib(all.into),
-        args.wire.unwrap_or_default()
-    );
-    say!(
-        "link     {}: {} GB/s out, {} in{}; {MAX_COPY_THREADS} cores of the host copy for each device",
-        link.bus.name,
-        link.bus.out_gb,
-        link.bus.in_gb,
-        match subject.machines {
-            1 => String::new(),
-            _ => format!(
-                "; {}: {} GB/s between machines, {} MiB to each device",
-                link.network.name,
-                link.network.gb,
-                mib(all.far)
-            ),
-        }
-    );
-}
-
-/// Prints the predicted step of several devices. Returns the tokens/s of all together, where those of one device are
-/// predicted, or `given` with a batch.
-fn together(
-    args: &Args,
-    link: &LinkSpeed,
-    subject: &Subject,
-    predicted: Option<&Predicted>,
-    given: Option<(f64, usize)>,
-) -> Result<Option<f64>> {
-    if subject.devices == 1 {
-        return Ok(None);
-    }
-    let of_speed = |(speed, batch): (f64, usize)| (batch, (batch * subject.context) as f64 / speed * 1e3);
-    let best = predicted.and_then(|predicted| predicted.best(|batch| args.divides(subject, batch)));
-    let Some((batch, micro)) = best.or(given.map(of_speed)) else {
-        let ms = Traffic::of(&subject.options(1)).ms(link, MAX_COPY_THREADS, 0.0);
-        say!("exchange at most about {} ms per step; predicted, not measured", three(ms));
-        return Ok(None);
-    };
-    let tokens = args.tokens_per_step;
-    if args.nodes.is_some() {
-        let divides = |subject: &Subject, batch: usize| match tokens {
-            Some(tokens) => exchange::micro_steps(subject, batch, tokens).is_ok(),
-            None => true,
-        };
-        let micro = |subject: &Subject| {
-            let best = predicted.and_then(|predicted| predicted.best(|batch| divides(subject, batch)));
-            best.or(given.map(of_speed)).filter(|(batch, _)| divides(subject, *batch))
-        };
-        Scaling { subject, ranks: args.emulate_ranks, micro: &micro, tokens, link: *link }.print();
-    }
-    let step = SharedStep::predict(subject, link, batch, micro, tokens)?;
-    say!(
-        "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
-         predicted, not measured",
-        step.tokens,
-        three(step.kernels_ms),
-        three(step.exchange_ms),
-        three(step.tokens_per_s()),
-        100.0 * step.efficiency()
-    );
-    Ok(Some(step.tokens_per_s()))
 }
 
 /// Returns the batches to show.
