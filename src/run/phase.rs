@@ -55,8 +55,6 @@ phases! {
     Saving "saving a checkpoint" "stopping once the checkpoint is saved";
     /// The model is saved at the end of a run.
     SavingModel "saving the model" "stopping once the model is saved";
-    /// Steps or kernels are timed, by commands that only measure.
-    Measuring "measuring" "ended while measuring, with nothing to save";
     /// The run waits because nothing can be written.
     Waiting "waiting for the disk" "ending without saving, because the disk does not accept writes; earlier checkpoints are kept";
 }
@@ -66,7 +64,7 @@ impl Phase {
     /// power cut.
     #[must_use]
     pub fn has_nothing_to_save(self) -> bool {
-        matches!(self, Self::Reading | Self::Opening | Self::Compiling | Self::Uploading | Self::Measuring)
+        matches!(self, Self::Reading | Self::Opening | Self::Compiling | Self::Uploading)
     }
 }
 

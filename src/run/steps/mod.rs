@@ -1,9 +1,10 @@
 //! The training loop of a run: steps, validation, samples, records and the status line.
 
+mod measure;
 mod samples;
+mod screen;
 mod status;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,60 +22,17 @@ use crate::run::folder::Folder;
 use crate::run::phase::{CurrentPhase, Phase, PhaseGuard};
 use crate::run::records::Metric;
 use crate::run::report::Reporter;
-use crate::run::team::{QUESTIONS, Team};
+use crate::run::team::Team;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Settings, WhenFull, compare};
-use crate::train::trainer::Trainer;
+use measure::Measured;
 pub use samples::known_words;
+pub use screen::{Screen, StepLine};
 
 /// Time between attempts to write.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two messages about the same pause.
 const REPEAT_MESSAGE: Duration = Duration::from_secs(60);
-
-/// The line of a step.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StepLine {
-    /// The part that is always shown: step and losses, and why a step was skipped.
-    pub whole: String,
-    /// The rest, the most useful first.
-    pub more: Vec<String>,
-}
-
-impl StepLine {
-    /// Makes a line of the part that is always shown.
-    #[must_use]
-    pub fn new(whole: String) -> Self {
-        Self { whole, more: Vec::new() }
-    }
-
-    /// Returns the line with as many of its parts as `width` columns hold.
-    #[must_use]
-    pub fn within(&self, width: usize) -> String {
-        let mut text = self.whole.clone();
-        for part in &self.more {
-            if text.chars().count() + " | ".len() + part.chars().count() > width {
-                break;
-            }
-            text = text + " | " + part;
-        }
-        text
-    }
-}
-
-/// The place to which a run prints its progress.
-pub trait Screen {
-    /// Prints a line.
-    fn line(&mut self, text: &str);
-    /// Prints the line of a step, which a narrow screen shortens.
-    fn step(&mut self, line: &StepLine) {
-        self.line(&line.within(usize::MAX));
-    }
-    /// Shows the progress of the run: steps done, all steps, and the remaining time if it is known.
-    fn progress(&mut self, step: usize, steps: usize, eta: Option<Duration>);
-    /// Called when the run begins or resumes, with its trainer and its folder.
-    fn begins(&mut self, trainer: &Trainer, dir: &Path);
-}
 
 /// A run, without its devices.
 pub struct Run<'a> {
@@ -136,13 +94,6 @@ pub struct Outcome {
     pub val_loss: Option<f64>,
     /// Last sample, if samples were asked for.
     pub sample: Option<String>,
-}
-
-/// Measurements after a step; none if they are not due.
-#[derive(Debug, Clone, Copy, Default)]
-struct Measured {
-    val_loss: Option<f64>,
-    hellaswag: Option<f64>,
 }
 
 /// Work that is due after a step, in this order.
@@ -262,7 +213,7 @@ impl Run<'_> {
 
     /// Returns the work that is due after `step`.
     fn after(&self, step: usize, samples: bool) -> After {
-        let every = |n: usize| n > 0 && step.is_multiple_of(n);
+        let every = |n: usize| is_every(step, n);
         let last = step == self.settings.train.steps;
         After {
             validates: self.rows.is_some() && (every(self.settings.run.val_every) || last),
@@ -347,24 +298,6 @@ impl Run<'_> {
         self.report(after.last, clock)
     }
 
-    /// Makes the measurements that are due after a step. Returns `None` if a signal interrupts them.
-    fn measure(&mut self, team: &mut Team, after: After, clock: &mut Clock) -> Result<Option<Measured>> {
-        let mut measured = Measured::default();
-        if after.validates {
-            measured.val_loss = clock.pause(|| self.validate(team))?;
-            if measured.val_loss.is_none() {
-                return Ok(None);
-            }
-        }
-        if after.scores_hellaswag {
-            measured.hellaswag = clock.pause(|| self.score_hellaswag(team))?;
-            if measured.hellaswag.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(measured))
-    }
-
     /// Writes the line of a step whose measurements failed with `error`, and returns that error.
     fn write_unmeasured(
         &mut self,
@@ -378,40 +311,6 @@ impl Run<'_> {
             let _ = self.write(&report, Measured::default(), ms, clock, screen);
         }
         error
-    }
-
-    /// Makes the measurements that the line of the last step lacks, because the run was longer when the line was written. Returns
-    /// false if a signal interrupts them.
-    fn measure_last(
-        &mut self,
-        team: &mut Team,
-        step: usize,
-        after: After,
-        outcome: &mut Outcome,
-        clock: &mut Clock,
-        screen: &mut dyn Screen,
-    ) -> Result<bool> {
-        let line = self.retry_while_disk_full(clock, screen, |run| run.folder.last_line())?;
-        let Some(mut line) = line.filter(|line| line.step == step) else { return Ok(true) };
-        let validates = after.validates && line.val_loss.is_none();
-        let scores_hellaswag = after.scores_hellaswag && line.hellaswag.is_none();
-        outcome.val_loss = outcome.val_loss.or(line.val_loss.map(f64::from));
-        if validates {
-            let Some(loss) = clock.pause(|| self.validate(team))? else { return Ok(false) };
-            line.val_loss = Some(loss as f32);
-            outcome.val_loss = Some(loss);
-        }
-        if scores_hellaswag {
-            let Some(accuracy) = clock.pause(|| self.score_hellaswag(team))? else { return Ok(false) };
-            line.hellaswag = Some(accuracy as f32);
-        }
-        if validates || scores_hellaswag {
-            self.retry_while_disk_full(clock, screen, |run| run.folder.amend(&line, validates, scores_hellaswag))?;
-            self.reporter.rewind()?;
-            let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}"));
-            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.baseline_texts() });
-        }
-        Ok(true)
     }
 
     /// Saves and stops the run in the middle of the work after `step`.
@@ -529,33 +428,6 @@ impl Run<'_> {
         self.saver.save(Saved { snapshot, state })
     }
 
-    /// Returns the validation loss, or `None` if a signal interrupts it.
-    fn validate(&mut self, team: &mut Team) -> Result<Option<f64>> {
-        let _phase = self.phase.enter(Phase::Validating);
-        let Some(rows) = &mut self.rows else { return Ok(None) };
-        let count = self.settings.run.val_rows.unwrap_or(usize::MAX).min(rows.len());
-        let (stop, phase) = (self.stop, &self.phase);
-        let batches = count.div_ceil(team.lead().sizes().batch).div_ceil(team.lead().part().devices);
-        let asked = Cell::new(0);
-        team.evaluate_unless(rows, count, &|| {
-            phase.reach(asked.replace(asked.get() + 1), batches);
-            stop().is_some()
-        })
-    }
-
-    /// Returns the accuracy on HellaSwag, or `None` if a signal interrupts it.
-    fn score_hellaswag(&self, team: &mut Team) -> Result<Option<f64>> {
-        let _phase = self.phase.enter(Phase::ScoringHellaSwag);
-        let (stop, phase, all) = (self.stop, &self.phase, self.questions.len());
-        let devices = team.lead().part().devices;
-        let asked = Cell::new(0);
-        let correct = team.answer(&self.questions, &|| {
-            phase.reach(asked.replace(asked.get() + QUESTIONS * devices), all);
-            stop().is_some()
-        })?;
-        Ok(correct.map(|correct| correct as f64 / self.questions.len() as f64))
-    }
-
     /// Writes `report.html`. Training waits for it.
     fn report(&mut self, last: bool, clock: &mut Clock) -> Result<()> {
         clock.pause(|| {
@@ -565,21 +437,7 @@ impl Run<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_narrow_screen_loses_the_last_parts_of_a_line() {
-        let whole = "step 7/9 | loss 1.5000".to_owned();
-        let line = StepLine {
-            whole: whole.clone(),
-            more: ["norm 1.000", "20 ms", "$0.10 of $1.20"].map(str::to_owned).to_vec(),
-        };
-        assert_eq!(line.within(80), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms | $0.10 of $1.20");
-        assert_eq!(line.within(45), "step 7/9 | loss 1.5000 | norm 1.000 | 20 ms");
-        assert_eq!(line.within(43), line.within(45));
-        assert_eq!(line.within(42), "step 7/9 | loss 1.5000 | norm 1.000");
-        assert_eq!(line.within(1), whole);
-    }
+/// Returns whether something that happens every `n` steps happens after `step`; 0 is never.
+fn is_every(step: usize, n: usize) -> bool {
+    n > 0 && step.is_multiple_of(n)
 }

@@ -8,7 +8,7 @@ use crate::gpu::Elem;
 use crate::ops::stepcontrol::Report;
 use crate::run::clock::Clock;
 use crate::run::records::Metric;
-use crate::run::steps::{Measured, Run, Screen, StepLine};
+use crate::run::steps::{Measured, Run, Screen, StepLine, is_every};
 use crate::run::team::Team;
 use crate::units;
 
@@ -31,14 +31,11 @@ impl Run<'_> {
     /// process and the last of the run always are.
     fn is_line_due(&self, step: usize) -> bool {
         let run = &self.settings.run;
-        let every = |n: usize| n > 0 && step.is_multiple_of(n);
-        if self.printed.is_none() || step == self.settings.train.steps || every(run.sample_every) {
+        let Some(printed) = self.printed else { return true };
+        if step == self.settings.train.steps || is_every(step, run.sample_every) {
             return true;
         }
-        match run.log_every {
-            Some(n) => every(n),
-            None => self.printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY),
-        }
+        run.log_every.map_or_else(|| printed.elapsed() >= LINE_EVERY, |n| is_every(step, n))
     }
 
     /// Takes the reports that have arrived, waits for one if `wait`, and writes the steps that can be timed. Leaves out the newest
