@@ -189,45 +189,40 @@ const OF_COMMAND: &[(&str, &[&str], &str)] = &[
 ];
 
 /// llm.c's flags of `train_gpt2cu`, for `wgpt train`.
-const LLMC: &[(&str, &str)] = &[
-    ("-i", "try --data FILES (llm.c's -i)"),
-    ("-j", "try --val FILES (llm.c's -j)"),
-    ("-e", "try --model d12 for a shape, --init FILE for weights (llm.c's -e)"),
-    ("-o", "try --out DIR (llm.c's -o)"),
-    ("-lg", "leave it out: the GPU's state is not logged"),
-    ("-n", "try --checkpoint-every N (llm.c's -n)"),
-    ("-nk", "try --keep N (llm.c's -nk)"),
-    ("-nm", "try --keep-every N (llm.c's -nm)"),
-    ("-y", "try --resume DIR (llm.c's -y 1)"),
-    ("-b", "try --batch N (llm.c's -b)"),
-    ("-t", "try --context N (llm.c's -t)"),
-    ("-d", "try --tokens-per-step N (llm.c's -d)"),
-    ("-x", "try --steps N (llm.c's -x)"),
-    ("-k", "try --schedule NAME (llm.c's -k)"),
-    ("-l", "try --lr RATE (llm.c's -l)"),
-    ("-u", "try --warmup N (llm.c's -u)"),
-    ("-q", "try --final-lr-frac F (llm.c's -q)"),
-    ("-c", "try --weight-decay F (llm.c's -c)"),
-    ("-sl", "try --skip-loss-z Z (llm.c's -sl)"),
-    ("-sg", "try --skip-norm-z Z (llm.c's -sg)"),
-    ("-m", "try --val-steps N (llm.c's -m)"),
-    ("-s", "try --sample-every N (llm.c's -s)"),
-    ("-g", "leave it out: a sample has 300 tokens; for longer texts `wgpt generate --max-tokens N`"),
-    ("-h", "try --hellaswag FILE --hellaswag-every N (llm.c's -h)"),
-    ("-v", "try --val-every N (llm.c's -v); -v alone prints more"),
-    ("-a", "try --overfit-one-batch (llm.c's -a)"),
-    ("-f", "leave it out: there is no TF32, f32 is computed as f32"),
-    ("-w", "leave it out: master weights are always f32"),
-    ("-ge", "leave it out: GELU kernels are chosen by wgpt"),
-    ("-z", "leave it out: several devices always share the moments (ZeRO-1)"),
-    ("-r", "try --recompute gelu or ln (llm.c's -r 1 and -r 2)"),
-    ("-pn", "try --devices all, or mpirun for several machines"),
-    ("-pr", "try --devices all, or mpirun for several machines"),
-    ("-pg", "try --devices all, or mpirun for several machines"),
-    ("-pi", "try --devices all, or mpirun for several machines"),
-    ("-ps", "try --devices all, or mpirun for several machines"),
-    ("-pf", "try --devices all, or mpirun for several machines"),
-    ("-p", "name the recipe without a flag: wgpt train FILE"),
+const LLMC: &[(&[&str], &str)] = &[
+    (&["-i"], "try --data FILES (llm.c's -i)"),
+    (&["-j"], "try --val FILES (llm.c's -j)"),
+    (&["-e"], "try --model d12 for a shape, --init FILE for weights (llm.c's -e)"),
+    (&["-o"], "try --out DIR (llm.c's -o)"),
+    (&["-lg"], "leave it out: the GPU's state is not logged"),
+    (&["-n"], "try --checkpoint-every N (llm.c's -n)"),
+    (&["-nk"], "try --keep N (llm.c's -nk)"),
+    (&["-nm"], "try --keep-every N (llm.c's -nm)"),
+    (&["-y"], "try --resume DIR (llm.c's -y 1)"),
+    (&["-b"], "try --batch N (llm.c's -b)"),
+    (&["-t"], "try --context N (llm.c's -t)"),
+    (&["-d"], "try --tokens-per-step N (llm.c's -d)"),
+    (&["-x"], "try --steps N (llm.c's -x)"),
+    (&["-k"], "try --schedule NAME (llm.c's -k)"),
+    (&["-l"], "try --lr RATE (llm.c's -l)"),
+    (&["-u"], "try --warmup N (llm.c's -u)"),
+    (&["-q"], "try --final-lr-frac F (llm.c's -q)"),
+    (&["-c"], "try --weight-decay F (llm.c's -c)"),
+    (&["-sl"], "try --skip-loss-z Z (llm.c's -sl)"),
+    (&["-sg"], "try --skip-norm-z Z (llm.c's -sg)"),
+    (&["-m"], "try --val-steps N (llm.c's -m)"),
+    (&["-s"], "try --sample-every N (llm.c's -s)"),
+    (&["-g"], "leave it out: a sample has 300 tokens; for longer texts `wgpt generate --max-tokens N`"),
+    (&["-h"], "try --hellaswag FILE --hellaswag-every N (llm.c's -h)"),
+    (&["-v"], "try --val-every N (llm.c's -v); -v alone prints more"),
+    (&["-a"], "try --overfit-one-batch (llm.c's -a)"),
+    (&["-f"], "leave it out: there is no TF32, f32 is computed as f32"),
+    (&["-w"], "leave it out: master weights are always f32"),
+    (&["-ge"], "leave it out: GELU kernels are chosen by wgpt"),
+    (&["-z"], "leave it out: several devices always share the moments (ZeRO-1)"),
+    (&["-r"], "try --recompute gelu or ln (llm.c's -r 1 and -r 2)"),
+    (&["-pn", "-pr", "-pg", "-pi", "-ps", "-pf"], "try --devices all, or mpirun for several machines"),
+    (&["-p"], "name the recipe without a flag: wgpt train FILE"),
 ];
 
 /// Words that others have for a command.
@@ -261,11 +256,12 @@ const VALUES: &[(&str, &[&str], &str)] = &[
 /// Returns the advice for a flag that `command` does not have, spelled as typed: `--max_iters`, `-x`.
 pub fn advice(command: &clap::Command, typed: &str) -> Option<&'static str> {
     let own = command.get_name();
-    let name = typed.trim_start_matches('-').replace('_', "-").to_lowercase();
+    let name = flag_name(typed);
     if own == "train" && !typed.starts_with("--") {
-        let exact = LLMC.iter().find(|(flag, _)| *flag == typed);
+        let exact = LLMC.iter().find(|(flags, _)| flags.contains(&typed));
         // `-x20`, as getopt reads it
-        let joined = || LLMC.iter().find(|(flag, _)| flag.len() == 2 && typed.starts_with(flag));
+        let begins = |flags: &[&str]| flags.iter().any(|flag| flag.len() == 2 && typed.starts_with(flag));
+        let joined = || LLMC.iter().find(|(flags, _)| begins(flags));
         return exact.or_else(joined).map(|(_, advice)| *advice);
     }
     let special = OF_COMMAND.iter().find(|(of, names, _)| *of == own && names.contains(&name.as_str()));
@@ -295,7 +291,13 @@ fn flag_of(advice: &str) -> &str {
     &advice[at..at + end]
 }
 
-fn has(command: &clap::Command, long: &str) -> bool {
+/// Returns the name of a flag as wgpt spells names: `--Max_Iters` is `max-iters`.
+pub fn flag_name(typed: &str) -> String {
+    typed.trim_start_matches('-').replace('_', "-").to_lowercase()
+}
+
+/// Returns whether a command has a long flag.
+pub fn has(command: &clap::Command, long: &str) -> bool {
     command.get_arguments().any(|argument| argument.get_long() == Some(long))
 }
 
@@ -317,10 +319,10 @@ mod tests {
             assert!(names.iter().all(|name| *name == name.to_lowercase() && !name.contains('_')), "{names:?}");
         }
         let train = cli.find_subcommand("train").expect("train");
-        for (flag, advice) in LLMC {
+        for (flags, advice) in LLMC {
             for word in advice.split_whitespace().filter(|word| word.starts_with("--") && *word != "--max-tokens") {
                 let long = word.trim_start_matches('-').trim_end_matches(',');
-                assert!(has(train, long), "{flag}: {advice}");
+                assert!(has(train, long), "{flags:?}: {advice}");
             }
         }
         for (command, _, advice) in OF_COMMAND {

@@ -10,7 +10,6 @@ mod foreign;
 mod generate;
 mod invocation;
 mod model;
-mod nodes;
 mod plan;
 mod precision;
 mod predicted;
@@ -86,15 +85,16 @@ enum Command {
 /// Parses the arguments and runs the command. The exit code states the kind of the error.
 pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    if let Some(fault) = usage::taken_for_another(&Cli::command(), &words) {
+    let command = Cli::command();
+    if let Some(fault) = usage::taken_for_another(&command, &words) {
         return refuse(fault);
     }
-    let matches = Cli::command().try_get_matches();
+    let matches = command.clone().try_get_matches();
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(shown) if usage::is_help(&shown) => return show(&shown),
-        Err(shown) => return refuse(usage::fault(&shown, &Cli::command(), &words)),
+        Err(shown) => return refuse(usage::fault(&shown, &command, &words)),
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -200,7 +200,7 @@ fn show(text: &clap::Error) -> ExitCode {
 /// and those that make a run smaller.
 fn in_flags(error: Error, command: &clap::Command) -> Error {
     use wgpt::gpu::devices::{ADAPTER_TWICE, ADAPTERS_CHOICE};
-    let has = |flag: &str| command.get_arguments().any(|argument| argument.get_long() == Some(flag));
+    let has = |flag: &str| foreign::has(command, flag);
     let flag = match (&error, error.fault().place.as_str()) {
         (Error::Data(fault), file) if fault.what.ends_with(LOOKS_LIKE_TEXT) => {
             let file = shell::word(file);

@@ -86,22 +86,20 @@ fn unknown(place: &str, cli: &clap::Command, command: &clap::Command, path: &str
         return unexpected(place, command, path, words);
     }
     let typed = typed(place, words);
-    let name = typed.trim_start_matches('-').replace('_', "-").to_lowercase();
+    let name = foreign::flag_name(&typed);
     let fault = Fault::at(&typed, format!("unknown flag of {path}"));
-    let has = |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
-    if has(command, &name) {
+    if foreign::has(command, &name) {
         return fault.advice(format!("try --{name}"));
     }
     if let Some(advice) = foreign::advice(command, &typed) {
         return fault.advice(advice);
     }
-    let alike = |other: &str| strsim::jaro_winkler(&name, other);
     let longs = command.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long);
-    let nearest = longs.max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|long| alike(long) > NEAR);
-    if let Some(nearest) = nearest {
+    if let Some(nearest) = nearest(&name, longs) {
         return fault.advice(format!("try --{nearest}"));
     }
-    let others: Vec<String> = all(cli).into_iter().filter(|(_, c)| has(c, &name)).map(|(path, _)| path).collect();
+    let others: Vec<String> =
+        all(cli).into_iter().filter(|(_, c)| foreign::has(c, &name)).map(|(path, _)| path).collect();
     match others.as_slice() {
         [] => fault.advice(format!("`{path} --help` lists all")),
         [other] => fault.advice(format!("`{other}` has it")),
@@ -132,13 +130,17 @@ fn no_command(word: &str, command: &clap::Command, path: &str) -> Fault {
     let names: Vec<&str> =
         command.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help").collect();
     let fault = Fault::at(path, format!("unknown command `{word}`"));
-    let alike = |name: &str| strsim::jaro_winkler(&word.to_lowercase(), name);
-    let nearest = names.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|n| alike(n) > NEAR);
-    match (nearest, foreign::command(word)) {
+    match (nearest(&word.to_lowercase(), names.iter().copied()), foreign::command(word)) {
         (Some(nearest), _) => fault.advice(format!("try `{path} {nearest}`")),
         (None, Some(advice)) => fault.advice(advice),
         (None, None) => fault.expected(format!("one of {}", names.join(", "))),
     }
+}
+
+/// Returns the name that is most like a word, if one is like it.
+fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let alike = |name: &str| strsim::jaro_winkler(word, name);
+    names.max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|name| alike(name) > NEAR)
 }
 
 /// Arguments that the command needs and that are not given.
