@@ -94,14 +94,17 @@ pub struct Chart<'a> {
     pub legend: Vec<LegendEntry>,
 }
 
-/// Returns class and style attributes for a colour. Colours beyond those of the page's style are made from a hue.
-fn colour_attributes(colour: usize, classes: &str) -> String {
-    if colour <= COLOURS {
-        return format!("class=\"c{colour}{classes}\"");
+/// Returns the attributes of an element: the class of a colour, more classes, and a style that may be empty. Colours beyond
+/// those of the page's style are made from a hue.
+fn attributes(colour: usize, classes: &str, style: &str) -> String {
+    if colour > COLOURS {
+        // the golden angle, which keeps neighbours apart however many there are
+        let hue = (colour - COLOURS) * 137 % 360;
+        let separator = if style.is_empty() { "" } else { ";" };
+        return format!("class=\"cx{classes}\" style=\"{style}{separator}--h:{hue}\"");
     }
-    // the golden angle, which keeps neighbours apart however many there are
-    let hue = (colour - COLOURS) * 137 % 360;
-    format!("class=\"cx{classes}\" style=\"--h:{hue}\"")
+    let style = if style.is_empty() { String::new() } else { format!(" style=\"{style}\"") };
+    format!("class=\"c{colour}{classes}\"{style}")
 }
 
 /// Returns a coordinate with one decimal, or none if that is zero.
@@ -145,7 +148,7 @@ impl Chart<'_> {
         for entry in &self.legend {
             let style = entry.style.class();
             let attributes = match entry.colour {
-                Some(colour) => colour_attributes(colour, style),
+                Some(colour) => attributes(colour, style, ""),
                 None => format!("class=\"key{style}\""),
             };
             let _ = write!(html, "<span {attributes}><i></i>{}</span>", escape(&entry.name));
@@ -199,7 +202,7 @@ fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
     let (line, before) = curve.parts();
     let mut paths = format!(
         "<path {} data-run={} data-series={} data-name=\"{}\" d=\"{}\"/>",
-        colour_attributes(curve.colour, &format!(" curve{}{thin}", curve.style.class())),
+        attributes(curve.colour, &format!(" curve{}{thin}", curve.style.class()), ""),
         curve.run,
         curve.series.key(),
         escape(&curve.name),
@@ -211,7 +214,7 @@ fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
         dots += &dot_path(frame, &[before]);
     }
     if !dots.is_empty() {
-        let _ = write!(paths, "<path {} d=\"{dots}\"/>", colour_attributes(curve.colour, " dots"));
+        let _ = write!(paths, "<path {} d=\"{dots}\"/>", attributes(curve.colour, " dots", ""));
     }
     paths
 }
@@ -228,11 +231,8 @@ fn marks(frame: &Frame, curves: &[&Curve]) -> String {
     for (curve, (step, value)) in hidden_measurements(frame, curves) {
         let left = frame.across(f64::from(step)) * 100.0;
         let (classes, triangle) = if f64::from(value) > frame.y[1] { (" up", '▲') } else { (" down", '▼') };
-        let attributes =
-            colour_attributes(curve.colour, classes).replace("style=\"", &format!("style=\"left:{left:.2}%;"));
-        let position =
-            if attributes.contains("style=") { String::new() } else { format!(" style=\"left:{left:.2}%\"") };
-        let _ = write!(html, "<b {attributes}{position}>{triangle}</b>");
+        let attributes = attributes(curve.colour, classes, &format!("left:{left:.2}%"));
+        let _ = write!(html, "<b {attributes}>{triangle}</b>");
     }
     html
 }
@@ -344,9 +344,9 @@ mod tests {
 
     #[test]
     fn every_colour_has_a_name_or_a_hue() {
-        assert_eq!(colour_attributes(8, " up"), "class=\"c8 up\"");
-        assert_eq!(colour_attributes(9, ""), "class=\"cx\" style=\"--h:137\"");
-        let hues: Vec<String> = (9..40).map(|colour| colour_attributes(colour, "")).collect();
+        assert_eq!(attributes(8, " up", ""), "class=\"c8 up\"");
+        assert_eq!(attributes(9, "", ""), "class=\"cx\" style=\"--h:137\"");
+        let hues: Vec<String> = (9..40).map(|colour| attributes(colour, "", "")).collect();
         assert!(hues.iter().enumerate().all(|(i, hue)| !hues[..i].contains(hue)), "{hues:?}");
     }
 }
