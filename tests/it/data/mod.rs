@@ -10,3 +10,4 @@ mod made;
 mod memory;
 mod prepare;
 pub mod server;
+mod together;
