@@ -208,7 +208,14 @@ mod tests {
     #[test]
     fn a_panic_in_a_submission_is_an_error_of_the_next_call_and_wakes_waiters() {
         let gpu = open();
+        // held, so that the panic comes after the call that queues it
+        let (go, wait) = sync_channel::<()>(0);
+        gpu.raw.as_ref().unwrap().submitter.enqueue(move |_| {
+            let _ = wait.recv();
+            None
+        });
         let failed = gpu.submit_then(gpu.encoder("fails").unwrap(), || panic!("planted")).unwrap();
+        go.send(()).unwrap();
         let error = gpu.wait_for(&failed).unwrap_err();
         assert!(matches!(&error, Error::Gpu(fault) if fault.to_string().contains("submit failed: planted")), "{error}");
         // the error is reported once; the device still works
