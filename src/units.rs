@@ -26,10 +26,19 @@ pub fn counted(number: u64, noun: &str) -> String {
 #[must_use]
 pub fn size(bytes: u64) -> String {
     let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+    // 1,023.95 of a unit would be printed as 1,024.0 of it
+    let reaches = |unit: u64| bytes as f64 >= unit as f64 * (1023.95 / 1024.0);
+    match units.into_iter().find(|(unit, _)| reaches(*unit)) {
         Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
         None => format!("{bytes} B"),
     }
+}
+
+/// Returns two sizes as [`size`] does, or in bytes if they differ by less than it shows.
+#[must_use]
+pub fn sizes(sizes: [u64; 2]) -> [String; 2] {
+    let [first, second] = sizes.map(size);
+    if first != second || sizes[0] == sizes[1] { [first, second] } else { sizes.map(|bytes| counted(bytes, "byte")) }
 }
 
 /// Returns a duration as a clock shows it: `2:03` or `1:02:03`.
@@ -60,8 +69,10 @@ mod tests {
 
     #[test]
     fn sizes_have_the_unit_that_fits() {
-        let sizes = [0, 1023, 1024, 1 << 20, 81_559 << 20, 3 << 40];
-        assert_eq!(sizes.map(size), ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "79.6 GiB", "3.0 TiB"]);
+        let found = [0, 1023, 1024, (1 << 20) - 1, 1 << 20, 81_559 << 20, 3 << 40].map(size);
+        assert_eq!(found, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.0 MiB", "79.6 GiB", "3.0 TiB"]);
+        assert_eq!(sizes([3 << 30, 2 << 30]), ["3.0 GiB", "2.0 GiB"]);
+        assert_eq!(sizes([(2 << 30) + 1, 2 << 30]), ["2,147,483,649 bytes", "2,147,483,648 bytes"]);
     }
 
     #[test]

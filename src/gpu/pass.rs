@@ -195,8 +195,8 @@ impl<'g> Pass<'g> {
         for tensor in tensors {
             if tensor.bytes() > caps.max_binding_bytes {
                 let fault = Fault::at(name, format!("`{}` is too large for {}", tensor.label(), caps.name));
-                let most = format!("at most {} per binding", units::size(caps.max_binding_bytes));
-                return Err(Error::memory(fault.expected(most).found(units::size(tensor.bytes()))));
+                let [most, found] = units::sizes([caps.max_binding_bytes, tensor.bytes()]);
+                return Err(Error::memory(fault.expected(format!("at most {most} per binding")).found(found)));
             }
             if !tensor.offset.is_multiple_of(caps.offset_alignment) {
                 return Err(Error::gpu(

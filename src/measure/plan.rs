@@ -263,11 +263,11 @@ pub fn check_memory(gpu: &Gpu, settings: &Settings, limit: Option<u64>, tokens_p
         planned => planned?,
     };
     match limit {
-        Some(limit) if total > limit => Err(Error::memory(
-            Fault::at("memory", format!("the run needs {}", units::size(total)))
-                .expected(format!("at most {}", units::size(limit)))
-                .advice(format!("{}\n{table}", advice()?)),
-        )),
+        Some(limit) if total > limit => {
+            let [needs, most] = units::sizes([total, limit]);
+            let fault = Fault::at("memory", format!("the run needs {needs}")).expected(format!("at most {most}"));
+            Err(Error::memory(fault.advice(format!("{}\n{table}", advice()?))))
+        }
         _ => Ok(()),
     }
 }

@@ -30,6 +30,7 @@ use crate::run::watchdog::{self, HangTimeout};
 use crate::train::TrainerOptions;
 use crate::train::dataset::Baseline;
 use crate::train::settings::{Interval, RunFile, Settings, compare};
+use crate::units;
 
 /// Optional extras of a run; none by default.
 #[derive(Debug, Default)]
@@ -168,13 +169,12 @@ fn check_free(out: &Path, settings: &Settings, there: usize) -> Result<()> {
     if free >= needed {
         return Ok(());
     }
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let [free, needed] = units::sizes([free, needed]);
+    let checkpoints = units::counted(checkpoints, "checkpoint");
     Err(Error::output(format!(
-        "--out: {}: {:.1} MiB are free, expected {:.1} MiB for {checkpoints} checkpoints and the model; try another disk or a \
-         smaller --keep or larger --keep-every",
-        out.display(),
-        mib(free),
-        mib(needed)
+        "--out: {}: {free} are free, expected {needed} for {checkpoints} and the model; try another disk or a smaller \
+         --keep or larger --keep-every",
+        out.display()
     )))
 }
 

@@ -255,7 +255,8 @@ fn check_room(entry: &Entry, repo: &Repository, wanted: &[Listed], free: Option<
     let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
     let fault = Fault::at(repo.blobs().display(), format!("not enough disk space for the rest of {}", entry.name));
     let fewer = if matches!(entry.files, Files::Shards(..)) { ", or fewer --shards" } else { "" };
-    let fault = fault.expected(format!("{} free", units::size(needed))).found(units::size(free));
+    let [needed, free] = units::sizes([needed, free]);
+    let fault = fault.expected(format!("{needed} free")).found(free);
     Err(Error::output(fault.advice(format!("try freeing space, HF_HOME=DIR on another disk{fewer}"))))
 }
 

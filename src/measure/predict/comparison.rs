@@ -102,7 +102,7 @@ impl Comparison {
             .collect();
         let foreign = match foreign.len() {
             0 => String::new(),
-            _ => format!("predicted by the machine code of other kernels:\n{}", foreign.concat()),
+            _ => format!("without machine code of their own, predicted:\n{}", foreign.concat()),
         };
         format!(
             "compared with the prediction for {}\n{}\n{}{foreign}{unpredicted}",

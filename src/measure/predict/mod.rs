@@ -173,7 +173,7 @@ pub struct Row {
     /// The kernel's identity; `None` for a clear or copy.
     #[serde(skip)]
     pub id: Option<KernelId>,
-    /// The kernel whose machine code is used if this kernel has none.
+    /// The replacement for machine code of its own, if it has none: the nearest kernel, or [`TRAFFIC`].
     pub nearest: Option<String>,
     /// Dispatches per step.
     pub count: usize,
@@ -260,8 +260,17 @@ pub fn predict(card: &Card, codes: &Codes, step: &Step, elem: Elem) -> Result<Pr
     Ok(Prediction { card: card.name.clone(), precision: elem.name(), tokens: step.sizes.tokens(), rows })
 }
 
-/// Predicts the commands of a program, by kernel, most time first. Also returns the kernels whose operators have no
-/// machine code.
+/// Replaces machine code in the prediction of a kernel that moves each element once and whose operator has none.
+const TRAFFIC: &str = "memory traffic alone";
+
+/// Predicts the time of a command that only moves bytes.
+fn of_traffic(card: &Card, constants: &Constants, bytes: u64) -> Time {
+    let seconds = bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);
+    Time { ms: seconds * 1e3 + constants.dispatch_us / 1e3, limiter: "memory", resident: 0.0 }
+}
+
+/// Predicts the commands of a program, by kernel, most time first. Also returns the kernels with products whose
+/// operators have no machine code.
 #[must_use]
 pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<String>) {
     let constants = card::constants();
@@ -269,18 +278,23 @@ pub fn rows(card: &Card, codes: &Codes, program: &Program) -> (Vec<Row>, Vec<Str
     for command in &program.commands {
         let (time, registers, nearest) = if let Some(work) = work(command) {
             let found = command.kernel().and_then(|kernel| find(card, codes, kernel));
-            let Some((name, code)) = found else {
-                if !missing.iter().any(|name| name == command.name()) {
-                    missing.push(command.name().to_owned());
+            match found {
+                Some((name, code)) => {
+                    let nearest = (name != code_name(command.name())).then(|| name.to_owned());
+                    (time(card, constants, command.purpose(), &code, &work), code.registers, nearest)
                 }
-                continue;
-            };
-            let nearest = (name != code_name(command.name())).then(|| name.to_owned());
-            (time(card, constants, command.purpose(), &code, &work), code.registers, nearest)
+                None if command.purpose() == Purpose::Elements => {
+                    (of_traffic(card, constants, command.bytes), 0.0, Some(TRAFFIC.to_owned()))
+                }
+                None => {
+                    if !missing.iter().any(|name| name == command.name()) {
+                        missing.push(command.name().to_owned());
+                    }
+                    continue;
+                }
+            }
         } else {
-            let seconds = command.bytes as f64 / (card.memory_gb * 1e9 * constants.memory_share);
-            let ms = seconds * 1e3 + constants.dispatch_us / 1e3;
-            (Time { ms, limiter: "memory", resident: 0.0 }, 0.0, None)
+            (of_traffic(card, constants, command.bytes), 0.0, None)
         };
         let at = rows.iter().position(|row| row.kernel == command.name()).unwrap_or_else(|| {
             let Time { limiter, resident, .. } = time;
@@ -362,7 +376,7 @@ impl Prediction {
         let foreign = self.rows.iter().filter(|row| row.nearest.is_some()).count();
         let rough = match foreign {
             0 => String::new(),
-            _ => format!("; rough: {foreign} of {} kernels use the machine code of others", self.rows.len()),
+            _ => format!("; rough: {foreign} of {} kernels have no machine code of their own", self.rows.len()),
         };
         format!(
             "{} in {}: predicted, not measured: {} ms for {}, {} tokens/s; shares of the time by limit: {}{rough}",
@@ -408,7 +422,7 @@ impl Prediction {
     }
 }
 
-/// Returns a number with three significant digits, because a prediction has no more.
+/// Returns a number with three significant digits, because a prediction has no more, and commas between thousands.
 #[must_use]
 pub fn three(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {
@@ -416,7 +430,12 @@ pub fn three(x: f64) -> String {
     }
     let digits = 2 - x.abs().log10().floor() as i32;
     let scale = 10f64.powi(digits);
-    format!("{:.*}", digits.max(0) as usize, (x * scale).round() / scale)
+    let rounded = (x * scale).round() / scale;
+    if rounded >= 1000.0 {
+        units::count(rounded.round() as u64)
+    } else {
+        format!("{rounded:.*}", digits.max(0) as usize)
+    }
 }
 
 fn number_of(x: f64) -> String {

@@ -74,9 +74,15 @@ fn the_formula_is_the_published_one() {
 
 #[test]
 fn predictions_have_three_digits() {
-    for (x, text) in
-        [(0.0123456, "0.0123"), (1.5, "1.50"), (306.2, "306"), (214_123.0, "214000"), (999.9, "1000"), (0.0, "0")]
-    {
+    for (x, text) in [
+        (0.0123456, "0.0123"),
+        (1.5, "1.50"),
+        (306.2, "306"),
+        (214_123.0, "214,000"),
+        (999.9, "1,000"),
+        (1.14e7, "11,400,000"),
+        (0.0, "0"),
+    ] {
         assert_eq!(three(x), text);
     }
 }
@@ -149,6 +155,13 @@ fn other_models_take_the_nearest_kernels_and_say_so() {
         "matmul_coop.forward.128x128x16.2x4.e16.bias_residual.wide",
     );
     assert_eq!(nearest.map(|found| found.0), Some("matmul_coop.forward.128x128x32.2x4.e16.bias_residual.wide"));
+    // a step of the committed machine code does not recompute
+    let again = Step { recompute: Recompute::Ln, ..step };
+    let report = predict(card, Codes::committed(), &again, Elem::F16).expect("predicted").report();
+    assert!(
+        report.contains("gelu.forward.f16.wide: no machine code of its own; predicted as memory traffic"),
+        "{report}"
+    );
     let none = Codes::read("none", "[]").expect("a list");
     let error = predict(card, &none, &step, Elem::F16).expect_err("no code at all").to_string();
     assert!(error.contains("no machine code of this operator for NVIDIA H100"), "{error}");

@@ -73,7 +73,7 @@ fn plans_tell_hours_and_dollars() {
 fn predicted(out: &str, card: &str) -> f64 {
     let line = out.lines().find(|line| line.contains(card) && line.contains("predicted")).expect("a prediction");
     let before = line.split(" tokens/s").next().and_then(|text| text.rsplit(' ').next());
-    before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number in {line}"))
+    before.and_then(|number| number.replace(',', "").parse().ok()).unwrap_or_else(|| panic!("no number in {line}"))
 }
 
 #[test]

@@ -195,7 +195,8 @@ fn a_prediction_from_fresh_machine_code_is_the_committed_one() -> Result<(), Str
     let Some(out) = isa(&["--predict", "A100 SXM 80 GB"], &folder.path().join("out"))? else { return Ok(()) };
     assert!(out.contains("unmeasured") && out.contains("limiter"), "{out}");
     let speed = out.lines().find(|line| line.contains("NVIDIA A100 SXM 80 GB in f16: predicted"));
-    let speed = speed.and_then(|line| line.split(" tokens/s").next()?.rsplit(' ').next()?.parse::<f64>().ok());
+    let speed =
+        speed.and_then(|line| line.split(" tokens/s").next()?.rsplit(' ').next()?.replace(',', "").parse::<f64>().ok());
     let speed = speed.ok_or_else(|| format!("no prediction in {out}"))?;
     let table = Table::read(include_str!("budgets.txt"))?;
     if !out.contains(&format!("Mesa {},", table.mesa)) {
