@@ -1,23 +1,20 @@
 //! `wgpt profile`.
 
-use std::path::{Path, PathBuf};
+mod figures;
+mod report;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 
 use wgpt::data::{Batches, LoaderConfig, Part, TokenFormat, token_paths};
 use wgpt::error::{Error, Result};
-use wgpt::files::atomic;
 use wgpt::gpu::{Elem, Gpu, Options, devices};
-use wgpt::measure::exchange::{MeasuredExchange, Traffic};
 use wgpt::measure::plan::{self, LARGEST_BINDING, MAX_TOKENS, Subject};
 use wgpt::measure::predict::card::Card;
-use wgpt::measure::predict::code::Codes;
-use wgpt::measure::predict::{self, Comparison};
 use wgpt::measure::steps::StepFigures;
-use wgpt::measure::table::number;
-use wgpt::measure::tune;
-use wgpt::measure::{self, Count, Profile, Roofs, Steps, trace};
+use wgpt::measure::{self, Count, Profile, Roofs, Steps, tune};
 use wgpt::model::{Config, Recompute, init};
 use wgpt::run::orders::Crew;
 use wgpt::train::collective::mpi::World;
@@ -25,12 +22,13 @@ use wgpt::train::settings::Wire;
 use wgpt::train::{Sizes, Trainer, TrainerOptions};
 use wgpt::units;
 
+use self::report::{Measured, Report};
 use super::precision::{self, Precision};
 use super::predicted;
 use super::ranks;
 use super::shape::Shape;
 use super::stdout;
-use super::terminal::{say, say_lines};
+use super::terminal::say_lines;
 
 /// Most micro-steps.
 const MOST_MICRO_STEPS: usize = 1024;
@@ -181,13 +179,51 @@ impl Args {
         }
         Ok((config, sizes))
     }
-}
 
-fn write(path: &Path, value: &serde_json::Value) -> Result<()> {
-    // whole or not at all: tools/gpu-check ends a profile that takes too long
-    atomic::write_named(path, &format!("{value:#}\n"))?;
-    say!("wrote {}", path.display());
-    Ok(())
+    fn check(&self) -> Result<()> {
+        if !self.seconds.is_finite() || self.seconds < 0.0 {
+            return Err(Error::usage(format!("--seconds: {}, expected a number of at least 0", self.seconds)));
+        }
+        if self.experimental && self.precision == Precision::F32 {
+            return Err(Error::usage(
+                "--experimental: its matrices are of f16, expected --precision f16 or auto with it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn open(&self, names: &[Option<String>], elem: Elem) -> Result<Vec<Gpu>> {
+        let options = |device: &Option<String>| Options {
+            device: device.clone(),
+            matrices: elem == Elem::F16,
+            checked: self.checked,
+            driver_checks: self.driver_checks,
+            statistics: self.statistics,
+            experimental: self.experimental,
+            ..Options::default()
+        };
+        let gpus = devices::open(&names.iter().map(options).collect::<Vec<_>>())?;
+        gpus.iter().try_for_each(|gpu| precision::check(elem, &gpu.caps))?;
+        if self.statistics && gpus[0].statistics().is_none() {
+            return Err(figures::missing(&gpus[0]));
+        }
+        Ok(gpus)
+    }
+
+    /// Measures steps on the wall clock and, on the first device, each kernel by the device's clock.
+    fn measure(&self, trainer: &mut Trainer, loader: &mut Batches, planned_bytes: u64) -> Result<Measured> {
+        trainer.load(&init::init(*trainer.config(), 42))?;
+        let is_first = trainer.part().device == 0;
+        // before the steps, so that the timed step follows them in the trace
+        let timed = is_first && trainer.gpu().caps.timestamps && !self.wall;
+        let roofs = timed.then(|| Roofs::measure(trainer.gpu(), Duration::from_millis(300))).transpose()?;
+        let time = Duration::from_secs_f64(self.seconds.clamp(0.1, 3600.0));
+        let steps = Steps::run(trainer, loader, 1, self.steps, time)?;
+        let runs = if steps.median_ms() * 3.0 < 1e3 * self.seconds { 3 } else { 1 };
+        let profile = roofs.map(|roofs| Ok::<_, Error>((Profile::run(trainer, runs)?, roofs))).transpose()?;
+        let facts = StepFigures::new(&steps, trainer, planned_bytes);
+        Ok(Measured { steps, facts, kernels: trainer.kernel_summary(), profile })
+    }
 }
 
 /// Counts or measures.
@@ -204,35 +240,17 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// Measures a step, or the adapter's rates, or prints the driver's figures.
 fn profile(args: &Args, world: Option<&World>) -> Result<()> {
-    if !args.seconds.is_finite() || args.seconds < 0.0 {
-        return Err(Error::usage(format!("--seconds: {}, expected a number of at least 0", args.seconds)));
-    }
+    args.check()?;
     let card = args.against.as_deref().map(|name| predicted::card("--against", name)).transpose()?;
     let names = args.devices(world)?;
     let layout = world.map(|world| ranks::lay_out(world, &names, args.share_device)).transpose()?;
     let elem = precision::resolve(args.precision, names[0].as_deref())?;
-    let matrices = elem == Elem::F16;
-    if args.experimental && args.precision == precision::Precision::F32 {
-        return Err(Error::usage("--experimental: its matrices are of f16, expected --precision f16 or auto with it"));
-    }
-    let options = |device: &Option<String>| Options {
-        device: device.clone(),
-        matrices,
-        checked: args.checked,
-        driver_checks: args.driver_checks,
-        statistics: args.statistics,
-        experimental: args.experimental,
-        ..Options::default()
-    };
-    let mut gpus = devices::open(&names.iter().map(options).collect::<Vec<_>>())?;
-    gpus.iter().try_for_each(|gpu| precision::check(elem, &gpu.caps))?;
-    if args.statistics && gpus[0].statistics().is_none() {
-        return Err(no_statistics(&gpus[0]));
-    }
+    let mut gpus = args.open(&names, elem)?;
     let card = card.or_else(|| Card::of_adapter(&gpus[0].caps.name));
     if args.roofs {
-        return rates(args, &gpus[0], card);
+        return figures::rates(args, &gpus[0], card);
     }
     let found = tune::load_all(&mut gpus);
     let crew = world.zip(layout.as_ref()).map(|(world, layout)| Crew::new(world, layout));
@@ -260,9 +278,8 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
     };
     let options = TrainerOptions { sizes, ..subject.options(sizes.batch) };
     if args.statistics {
-        return statistics(args, &Trainer::new(gpu, options)?, card);
+        return figures::statistics(args, &Trainer::new(gpu, options)?, card);
     }
-    let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0));
     let links = crew.map(|crew| crew.links()).transpose()?;
     let measured = measure::steps::on_devices(gpus, links, options, |trainer| {
         let mut loader = match &sources {
@@ -271,176 +288,13 @@ fn profile(args: &Args, world: Option<&World>) -> Result<()> {
                 Batches::new(sources.clone(), LoaderConfig::new(sizes.batch, context, config.vocab, Some(42)))?
             }
         };
-        trainer.load(&init::init(config, 42))?;
-        let is_first = trainer.part().device == 0;
-        // before the steps, so that the timed step follows them in the trace
-        let timed = is_first && trainer.gpu().caps.timestamps && !args.wall;
-        let roofs = timed.then(|| Roofs::measure(trainer.gpu(), Duration::from_millis(300))).transpose()?;
-        let steps = Steps::run(trainer, &mut loader, 1, args.steps, time)?;
-        let runs = if steps.median_ms() * 3.0 < 1e3 * args.seconds { 3 } else { 1 };
-        let profile = roofs.map(|roofs| Ok::<_, Error>((Profile::run(trainer, runs)?, roofs))).transpose()?;
-        let facts = measure::steps::StepFigures::new(&steps, trainer, planned_bytes);
-        Ok(Measured { steps, facts, kernels: trainer.kernel_summary(), profile })
+        args.measure(trainer, &mut loader, planned_bytes)
     })?;
-    let [first, others @ ..] = &measured[..] else { return Ok(()) };
     if !ranks::is_first(world) {
         return Ok(());
     }
-    let Measured { steps, facts, kernels, profile } = first;
-    for (number, gpu) in gpus.iter().enumerate() {
-        say_device(gpu, (devices > 1).then_some(number));
-    }
-    if let Some(world) = world {
-        say!("mpi     {}", world.summary());
-    }
-    let several = match (devices, machines) {
-        (1, _) => String::new(),
-        (_, 1) => format!(" on {devices} devices"),
-        _ => format!(" on {devices} devices of {machines} machines"),
-    };
-    say!(
-        "step    {} layers, {} channels, vocabulary {}; batch {} x context {context} x {}{several}; {}",
-        config.layers,
-        config.channels,
-        config.vocab,
-        sizes.batch,
-        sizes.accumulation,
-        elem.name()
-    );
     let tuned = measure::tuned_jobs_summary(&found, &gpu.caps, &config, elem, [sizes.batch, context]);
-    if let Some(line) = &tuned {
-        say!("tuned   {line}");
-    }
-    stdout::text(&facts.report());
-    let exchanged = (devices > 1).then(|| MeasuredExchange::new(&Traffic::of_device(&options, 0), steps));
-    if let Some(exchanged) = &exchanged {
-        say_lines!("{}", exchanged.report(&args.wire.to_string()));
-    }
-    let about = json!({"adapter": gpu.caps.name, "driver": gpu.caps.driver, "version": env!("CARGO_PKG_VERSION")});
-    let mut beside = None;
-    if let Some((profile, roofs)) = profile {
-        let first = if devices > 1 { "\nof device 0:" } else { "" };
-        say_lines!("roofs   {}\n{first}", roofs.summary());
-        stdout::text(&profile.report(roofs));
-        beside = card.map(|card| Comparison::new(card, profile, roofs));
-        if let (Some(beside), Some(card)) = (&beside, card) {
-            say_lines!("\n{}", beside.report());
-            if Card::of_adapter(&gpu.caps.name).is_none_or(|own| own.key != card.key) {
-                say_lines!("{} is not {}: the ratios compare two machines\n", gpu.caps.name, card.name);
-            }
-        }
-    } else if !args.wall {
-        say!("kernels not timed: the adapter has no timestamps");
-    }
-    if let Some(path) = &args.json {
-        let timed = profile.as_ref().map(|(profile, roofs)| {
-            json!({
-                "roofs": roofs, "kernels": profile.kernels(roofs), "gaps": profile.gaps(), "places": profile.places(),
-                "commands_ms": profile.commands_ms(), "gaps_ms": profile.gaps_ms(), "span_ms": profile.timings.span_ms,
-                "plain_ms": profile.plain_ms, "predicted": beside,
-            })
-        });
-        let mut step = json!(facts);
-        step["precision"] = elem.name().into();
-        step["batch"] = sizes.batch.into();
-        step["context"] = context.into();
-        step["accumulation"] = args.accumulation.into();
-        step["devices"] = devices.into();
-        step["machines"] = machines.into();
-        step["wire"] = args.wire.to_string().into();
-        step["tuned"] = tuned.into();
-        step["kernels"] = kernels.clone().into();
-        write(path, &json!({"about": about, "step": step, "profile": timed, "exchange": exchanged}))?;
-    }
-    if let Some(path) = &args.trace {
-        let others: Vec<&Steps> = others.iter().map(|other| &other.steps).collect();
-        write(path, &trace::trace(steps, &others, profile.as_ref().map(|(profile, _)| profile), &about))?;
-    }
-    if let Some((profile, _)) = &profile {
-        say!("sum of kernels {} ms of a step's {} ms", number(profile.commands_ms()), number(steps.median_ms()));
-    }
-    Ok(())
-}
-
-/// Figures of one device.
-struct Measured {
-    steps: Steps,
-    facts: StepFigures,
-    kernels: Vec<String>,
-    profile: Option<(Profile, Roofs)>,
-}
-
-/// Measures the adapter's rates and compares them with the card's.
-fn rates(args: &Args, gpu: &Gpu, card: Option<&Card>) -> Result<()> {
-    say_device(gpu, None);
-    let time = Duration::from_secs_f64(args.seconds.clamp(0.1, 3600.0) / 20.0);
-    let roofs = Roofs::measure(gpu, time)?;
-    say!("roofs   {}", roofs.summary());
-    roofs.notes.iter().for_each(|note| say!("        {note}"));
-    if args.experimental && roofs.matrix_flexible.is_none() {
-        let why = if gpu.caps.matrix_edges.is_empty() {
-            "try --precision f16"
-        } else {
-            "the driver has none of f16 with f32 sums"
-        };
-        say!("        matrices of flexible dimensions not run: {why}");
-    }
-    let beside = card.map(|card| predict::comparison::rates(card, &roofs));
-    if let (Some(card), Some(rows)) = (card, &beside) {
-        say_lines!("\nbeside the prediction for {}\n{}", card.name, predict::comparison::table("<rate", "", rows));
-    }
-    match &args.json {
-        Some(path) => write(path, &json!({"adapter": gpu.caps.name, "roofs": roofs, "predicted": beside})),
-        None => Ok(()),
-    }
-}
-
-/// Prints the driver's figures on the kernels that the trainer has built, those with the longest predicted time first.
-fn statistics(args: &Args, trainer: &Trainer, card: Option<&Card>) -> Result<()> {
-    let gpu = trainer.gpu();
-    say_device(gpu, None);
-    let kernels = gpu.statistics().filter(|kernels| kernels.iter().any(|(_, figures)| !figures.is_empty()));
-    let Some(mut kernels) = kernels else { return Err(no_statistics(gpu)) };
-    if let Some(card) = card.or_else(|| args.heaviest.and_then(|_| predict::card::cards().first())) {
-        let (predicted, _) = predict::rows(card, Codes::committed(), &trainer.step_program());
-        let row = |kernel: &str| predicted.iter().find(|row| row.kernel == kernel);
-        kernels.sort_by(|a, b| {
-            let ms = |kernel: &str| row(kernel).map_or(0.0, |row| row.ms);
-            ms(&b.0).total_cmp(&ms(&a.0))
-        });
-        for (kernel, figures) in &mut kernels {
-            let Some(row) = row(kernel) else { continue };
-            figures.insert(0, ("registers predicted".into(), format!("{:.0}", row.registers)));
-            figures.insert(0, ("ms predicted".into(), number(row.ms)));
-        }
-        say!("predicted: {}, by the machine code of Mesa's {}", card.name, card.code);
-    }
-    kernels.truncate(args.heaviest.unwrap_or(usize::MAX));
-    stdout::text(&measure::statistics::table(&kernels));
-    let Some(path) = &args.json else { return Ok(()) };
-    let all: Vec<_> = kernels
-        .iter()
-        .map(|(kernel, figures)| {
-            let figures: serde_json::Map<_, _> = figures.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
-            json!({"kernel": kernel, "figures": figures})
-        })
-        .collect();
-    write(path, &json!(all))
-}
-
-fn no_statistics(gpu: &Gpu) -> Error {
-    Error::device(format!(
-        "profile: the driver of {} reports no figures on kernels (it lacks VK_KHR_pipeline_executable_properties); try \
-         tools/isa, which asks Mesa's compilers and needs no GPU",
-        gpu.caps.name
-    ))
-}
-
-fn say_device(gpu: &Gpu, number: Option<usize>) {
-    say!("device  {}{}", number.map_or(String::new(), |number| format!("{number}: ")), gpu.caps.summary());
-    if !gpu.device_kind().is_empty() {
-        say!("        {}", gpu.device_kind());
-    }
+    Report { args, world, gpus, devices, machines, options, card, tuned, measured: &measured }.publish()
 }
 
 fn count(args: &Args) -> Result<()> {
@@ -460,7 +314,7 @@ fn count(args: &Args) -> Result<()> {
     );
     stdout::text(&count.report());
     match &args.json {
-        Some(path) => write(path, &json!(count)),
+        Some(path) => report::write(path, &json!(count)),
         None => Ok(()),
     }
 }
