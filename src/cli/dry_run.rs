@@ -22,6 +22,7 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     let mut settings = settings_of(asked)?;
     settings.run.device_count = devices;
     settings.check()?;
+    let unread = settings.clone();
     let summary_of_data = if resolve::files_are_here(&settings) {
         resolve::look(&mut settings)?.summary
     } else if settings.data.source == Source::Stories {
@@ -53,14 +54,15 @@ pub fn run(asked: &mut Asked) -> Result<()> {
     let [peak, last] = settings.schedule().rate_texts();
     let warmup = units::counted(t.warmup as u64, "step");
     say!("rate     {peak} to {last}, warm-up of {warmup}, then {}", t.schedule.name());
-    if let Some(line) = header::rate(&settings) {
+    if let Some(line) = header::rate(&settings).filter(|_| !is_auto(asked)) {
         say!("         {line}");
     }
+    let (prices, planned) = (settings.run.price_per_hour.is_some(), if is_auto(asked) { unread } else { settings });
     let mut refused = None;
     for elem in elements(asked.precision()) {
-        refused = refused.or(print_plan(asked, &mut settings, elem)?);
+        refused = refused.or(print_plan(asked, planned.clone(), elem)?);
     }
-    if settings.run.price_per_hour.is_some() {
+    if prices {
         say!("hours    `wgpt plan RECIPE --gpu CARD` predicts hours and dollars");
     }
     refused.map_or(Ok(()), Err)
@@ -105,22 +107,28 @@ fn is_auto(asked: &Asked) -> bool {
 }
 
 /// Prints the memory that is allocated. Returns the error if it exceeds the limit.
-fn print_plan(asked: &Asked, settings: &mut Settings, elem: Elem) -> Result<Option<Error>> {
+fn print_plan(asked: &Asked, mut settings: Settings, elem: Elem) -> Result<Option<Error>> {
     let name = elem.name();
     settings.train.precision = elem;
     let caps = assumed(elem, LARGEST_BINDING);
-    let dry = asked.choose_batch(settings, || Ok(Gpu::dry(caps.clone())))?.unwrap_or_else(|| Gpu::dry(caps.clone()));
-    let (total, table) = plan(&dry, settings)?;
+    let dry =
+        asked.choose_batch(&mut settings, || Ok(Gpu::dry(caps.clone())))?.unwrap_or_else(|| Gpu::dry(caps.clone()));
+    let (total, table) = plan(&dry, &settings)?;
     if is_auto(asked) {
-        say!("step     in {name}: {}", header::step(settings));
+        // an epoch has fewer steps of a larger batch
+        if resolve::files_are_here(&settings) {
+            resolve::look(&mut settings)?;
+        }
+        say!("step     in {name}: {}", header::step(&settings));
+        header::rate(&settings).iter().for_each(|line| say!("         {line}"));
     }
     let each = if settings.run.device_count > 1 { ", each of several devices" } else { "" };
     say!("memory   in {name}, on a GPU with bindings up to 2 GiB{each}:");
     say_lines!("{table}");
     let Some(limit) = settings.run.memory.filter(|limit| total > *limit) else { return Ok(None) };
-    let fault = Fault::at("memory", format!("the run needs {} in {name}", units::size(total)));
-    let fault = fault.expected(format!("at most {}", units::size(limit)));
-    let advice = smaller_batch(&dry, settings, limit, asked.recipe().training.tokens_per_step)?;
+    let [needs, most] = units::sizes([total, limit]);
+    let fault = Fault::at("memory", format!("the run needs {needs} in {name}")).expected(format!("at most {most}"));
+    let advice = smaller_batch(&dry, &settings, limit, asked.recipe().training.tokens_per_step)?;
     Ok(Some(Error::memory(fault.advice(advice))))
 }
 

@@ -5,6 +5,7 @@ use wgpt::measure::exchange::{BUSES, Bus, LinkSpeed, NETWORKS, Network, SharedSt
 use wgpt::measure::plan::{Subject, mib};
 use wgpt::measure::predict::three;
 use wgpt::train::trainer::MAX_COPY_THREADS;
+use wgpt::units;
 
 use super::Args;
 use super::nodes::Scaling;
@@ -112,9 +113,9 @@ pub(super) fn together(
     }
     let step = SharedStep::predict(subject, link, batch, micro, tokens)?;
     say!(
-        "step     {} tokens of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
+        "step     {} of batch {batch}: {} ms of kernels, {} ms more by the exchange: {} tokens/s, efficiency {:.0} %; \
          predicted, not measured",
-        step.tokens,
+        units::counted(step.tokens as u64, "token"),
         three(step.kernels_ms),
         three(step.exchange_ms),
         three(step.tokens_per_s()),

@@ -177,9 +177,11 @@ impl Args {
         }
     }
 
-    /// Returns the tokens to train on, if they are given.
-    fn all_tokens(&self) -> Option<f64> {
-        self.tokens.or(self.steps.zip(self.tokens_per_step).map(|(steps, tokens)| steps * tokens))
+    /// Returns the tokens to train on, if they are given. Without --tokens-per-step a step has one micro-step of
+    /// `batch` sequences per rank, as in `wgpt train`.
+    fn all_tokens(&self, subject: &Subject, batch: Option<usize>) -> Option<f64> {
+        let of_batch = || batch.map(|batch| (batch * subject.context * subject.ranks) as f64);
+        self.tokens.or_else(|| Some(self.steps? * self.tokens_per_step.or_else(of_batch)?))
     }
 
     /// Returns whether micro-steps of `batch` sequences divide the tokens of a step.
@@ -218,10 +220,10 @@ fn median_speed(run: &Path) -> Result<f64> {
 }
 
 /// Plans.
-pub fn run(args: &Args) -> Result<()> {
-    let args = &args.over_recipe()?;
-    if args.steps.is_some() && args.tokens.is_none() && args.tokens_per_step.is_none() {
-        return Err(Error::usage(Fault::at("--steps", "needs --tokens-per-step")));
+pub fn run(given: &Args) -> Result<()> {
+    let args = &given.over_recipe()?;
+    if args.steps.is_some() && args.tokens.is_none() && args.tokens_per_step.is_none() && args.batch.is_none() {
+        return Err(Error::usage(Fault::at("--steps", "needs --tokens-per-step or --batch")));
     }
     let mut subject = args.subject()?;
     let cards = args.predicted.cards()?;
@@ -234,7 +236,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::usage(format!("--precision: f16 is not predicted for {}, expected f32", card.name)));
     }
     let no_speed = args.tokens_per_second.is_none() && args.tflops.is_none() && args.like.is_none() && cards.is_empty();
-    if args.price_per_hour.is_some() && no_speed {
+    // the price of a recipe waits for a speed
+    if given.price_per_hour.is_some() && no_speed {
         return Err(Error::usage(
             "--price-per-hour: expected a speed: --tokens-per-second, --tflops, --like RUN or --gpu CARD",
         ));
@@ -271,7 +274,8 @@ pub fn run(args: &Args) -> Result<()> {
         .map(|(batch, _)| *batch)
         .collect();
     let link = &args.link.unwrap_or_default().link();
-    let costs = Cost { tokens: args.all_tokens(), price: args.price_per_hour };
+    let tokens = args.all_tokens(&subject, args.batch.and(plans.first()).map(|(batch, _)| *batch));
+    let costs = Cost { tokens, price: args.price_per_hour };
     let elem = |card: &Card| args.elem(Some(card));
     let shared = (subject.devices > 1).then_some(predicted::Shared { link, tokens: args.tokens_per_step });
     let predicted = predicted::print(&args.predicted, &cards, &subject, elem, &fitting, &costs, shared.as_ref())?;
@@ -285,12 +289,16 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let one = args.speed(&subject, predicted.as_ref())?;
     let together = together(args, link, &subject, predicted.as_ref(), one.zip(fitting.last().copied()))?;
-    cost(args, predicted.is_some(), together.or(one))
+    cost(&costs, predicted.is_some(), together.or(one))
 }
 
 /// Returns the batches to show.
 fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Result<Vec<usize>> {
     let most = MAX_TOKENS / subject.context;
+    if most == 0 {
+        let fault = Fault::at("--context", "too long to plan").expected(format!("at most {MAX_TOKENS}"));
+        return Err(Error::usage(fault.found(subject.context)));
+    }
     match (args.batch, memory) {
         (Some(Batch::Count(batch)), _) if (1..=most).contains(&batch) => Ok(vec![batch]),
         (Some(Batch::Count(batch)), _) => Err(Error::usage(format!("--batch: {batch}, expected 1 to {most}"))),
@@ -312,11 +320,12 @@ fn batches(args: &Args, memory: Option<u64>, subject: &Subject, gpu: &Gpu) -> Re
 fn too_little(subject: &Subject, gpu: &Gpu, memory: u64, batch: usize) -> Error {
     let largest = || subject.largest_batch(gpu, memory, |smaller| smaller < batch);
     match subject.plan(gpu, batch).and_then(|planned| Ok((planned, largest()?))) {
-        Ok((planned, largest)) => Error::memory(
-            Fault::at("memory", format!("batch {batch} needs {}", units::size(planned.total())))
-                .expected(format!("at most {}", units::size(memory)))
-                .advice(plan::largest_batch_advice(largest, subject.recompute)),
-        ),
+        Ok((planned, largest)) => {
+            let [needs, memory] = units::sizes([planned.total(), memory]);
+            let fault =
+                Fault::at("memory", format!("batch {batch} needs {needs}")).expected(format!("at most {memory}"));
+            Error::memory(fault.advice(plan::largest_batch_advice(largest, subject.recompute)))
+        }
         Err(error) => error,
     }
 }
@@ -350,25 +359,27 @@ fn fit(
 }
 
 /// Prints hours, with a speed, and dollars, with a price.
-fn cost(args: &Args, is_predicted: bool, speed: Option<f64>) -> Result<()> {
-    let asked = args.all_tokens();
+fn cost(costs: &Cost, is_predicted: bool, speed: Option<f64>) -> Result<()> {
+    let text = |tokens: f64| match tokens < 9e15 {
+        true => units::counted(tokens.round() as u64, "token"),
+        false => format!("{tokens:.2e} tokens"),
+    };
+    let asked = costs.tokens;
     let Some(speed) = speed else {
         if let Some(tokens) = asked {
-            say!(
-                "{}: for hours add --gpu CARD (a prediction), --like RUN or --tokens-per-second N",
-                units::counted(tokens.round() as u64, "token")
-            );
+            let tokens = text(tokens);
+            say!("{tokens}: for hours add --gpu CARD (a prediction), --like RUN or --tokens-per-second N");
         }
         return Ok(());
     };
     let tokens = asked.unwrap_or(TOKENS);
     let hours = tokens / speed / 3600.0;
-    let tokens = units::counted(tokens.round() as u64, "token");
+    let tokens = text(tokens);
     if !is_predicted {
-        let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
+        let dollars = costs.price.map_or(String::new(), |price| format!(", {:.2} dollars", hours * price));
         say!("{tokens} at {} tokens/s: {} hours{dollars}", units::count(speed.round() as u64), number(hours));
-    } else if asked.is_some() || args.price_per_hour.is_some() {
-        let dollars = args.price_per_hour.map_or(String::new(), |price| format!(", {} dollars", three(hours * price)));
+    } else if asked.is_some() || costs.price.is_some() {
+        let dollars = costs.price.map_or(String::new(), |price| format!(", {} dollars", three(hours * price)));
         say!(
             "{tokens} at {} tokens/s: about {} hours{dollars}; a prediction that no GPU has confirmed",
             three(speed),

@@ -7,9 +7,10 @@ use wgpt::error::{Error, Result};
 use wgpt::model::Config;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::Layers;
-use wgpt::train::settings::{Bytes, Positive, Recipe, UNKNOWN_STEPS, recipe};
+use wgpt::train::settings::{Batch, Bytes, Positive, Recipe, RunFile, UNKNOWN_STEPS, recipe};
 
 use super::Args;
+use crate::cli::train::asked::first_weights;
 use crate::cli::train::resolve::start_without_files;
 
 /// Tokens of a shard of the sets that `wgpt data fetch` knows.
@@ -39,7 +40,10 @@ impl Args {
         };
         layers.flags(&given)?;
         let recipe = layers.merge()?.recipe;
-        let settings = recipe.resolve(start_without_files(&recipe)?)?;
+        // the weights that a run began with may be gone
+        let run = path.is_dir().then(|| RunFile::read(path)).transpose()?.filter(|_| recipe.model.init.is_some());
+        let start = run.map(|run| Ok(first_weights(&run.settings, path)));
+        let settings = recipe.resolve(start.unwrap_or_else(|| start_without_files(&recipe))?)?;
         let mut args = self.clone();
         args.shape.set(settings.config());
         args.context = Some(settings.train.context);
@@ -51,10 +55,12 @@ impl Args {
         args.emulate_ranks = recipe.data.emulate_ranks;
         args.memory = recipe.run.memory.map(|Bytes(bytes)| bytes);
         args.price_per_hour = self.price_per_hour.or(recipe.run.price_per_hour.map(|Positive(price)| price));
-        args.tokens = self.tokens.or_else(|| match settings.train.steps {
-            UNKNOWN_STEPS => epoch_tokens(&recipe.data.data),
-            steps => Some(steps as f64 * settings.train.tokens_per_step as f64),
-        });
+        match settings.train.steps {
+            UNKNOWN_STEPS => args.tokens = self.tokens.or_else(|| epoch_tokens(&recipe.data.data)),
+            // a step of the batch that is chosen later
+            steps if args.batch == Some(Batch::Auto) => args.steps = Some(steps as f64),
+            steps => args.tokens = self.tokens.or(Some(steps as f64 * settings.train.tokens_per_step as f64)),
+        }
         Ok(args)
     }
 }
@@ -75,7 +81,8 @@ fn named_without_flag(path: &Path, error: Error) -> Error {
 
 /// Returns the tokens of an epoch of sets that `wgpt data fetch` knows by name.
 fn epoch_tokens(data: &[PathBuf]) -> Option<f64> {
-    let shards = |path: &PathBuf| token_names::named_set(path)?.training_shards();
+    // a file or folder of that name takes precedence
+    let shards = |path: &PathBuf| (!path.exists()).then(|| token_names::named_set(path)?.training_shards())?;
     let all: Option<usize> = data.iter().map(shards).sum();
     all.filter(|shards| *shards > 0).map(|shards| shards as f64 * SHARD_TOKENS)
 }
