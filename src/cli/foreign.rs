@@ -1,7 +1,7 @@
 //! Flags and commands of other trainers (nanoGPT, llm.c, Hugging Face's Trainer, llama.cpp) and their counterparts
 //! here.
 
-/// Flags with one counterpart. The advice holds for every command that has the first `--flag` of its text.
+/// Flags with one counterpart. The advice holds for every command that has each `--flag` of its text.
 struct Foreign {
     /// Names without dashes, words separated by `-`, in lower case.
     names: &'static [&'static str],
@@ -13,7 +13,7 @@ const fn flag(names: &'static [&'static str], advice: &'static str) -> Foreign {
     Foreign { names, advice }
 }
 
-/// Long flags, for every command that has the flag of the advice. Of several entries with a name the first one that
+/// Long flags, for every command that has the flags of the advice. Of several entries with a name the first one that
 /// fits the command counts.
 const LONG: &[Foreign] = &[
     // the length of a run
@@ -25,6 +25,7 @@ const LONG: &[Foreign] = &[
         &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"],
         "one epoch is the default; try --steps N",
     ),
+    flag(&["max-tokens", "total-tokens", "num-tokens"], "try --tokens N"),
     flag(&["max-tokens", "total-tokens", "num-tokens"], "try --steps N, each of --tokens-per-step tokens"),
     // the sizes of a step
     flag(
@@ -113,7 +114,10 @@ const LONG: &[Foreign] = &[
         "try --data FILES for token shards, --text FILE for text",
     ),
     flag(&["input-val-bin", "val-bin", "val-data", "validation-file", "eval-data"], "try --val FILES"),
-    flag(&["val", "input-bin", "input-val-bin", "val-data", "dataset"], "try --data FILES"),
+    flag(
+        &["val", "input-bin", "input-val-bin", "val-data", "dataset", "dataset-name", "data-path", "data-dir", "input"],
+        "try --data FILES",
+    ),
     flag(&["tokenizer-name", "tokenizer-path"], "try --tokenizer NAME"),
     flag(&["shuffle"], "batches are shuffled unless you say --no-shuffle"),
     flag(&["overfit-single-batch", "overfit-batches"], "try --overfit-one-batch"),
@@ -174,7 +178,14 @@ const OF_COMMAND: &[(&str, &[&str], &str)] = &[
     ),
     ("train", &["config", "config-file", "cfg", "recipe"], "name the recipe without a flag: wgpt train FILE"),
     ("plan", &["config", "config-file", "cfg", "recipe"], "name the recipe without a flag: wgpt plan FILE"),
+    ("plan", &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"], "try --tokens N, of all epochs"),
+    (
+        "plan",
+        &["gpus", "num-gpus", "n-gpus", "nproc-per-node", "num-processes", "world-size"],
+        "try --devices N, and --nodes M for several machines",
+    ),
     ("profile", &["tokens-per-step"], "try --accumulation N, the micro-steps per step"),
+    ("profile", &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"], "try --steps N"),
     (
         "generate",
         &["prompt", "p", "start", "input", "text", "i"],
@@ -241,7 +252,8 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["estimate", "memory"], "try `wgpt plan`"),
 ];
 
-/// Values of flags that others have, for the flag of the first column.
+/// Values of flags that others have, for the flag of the first column, for every command that has the flags of the
+/// advice. The first entry that fits counts.
 const VALUES: &[(&str, &[&str], &str)] = &[
     ("--precision", &["bf16", "bfloat16"], "WGSL has no bf16; try f16"),
     ("--precision", &["fp16", "float16", "half", "mixed", "amp"], "try f16"),
@@ -251,6 +263,10 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     ("--model", &["gpt2-medium", "350m"], "for GPT-2's weights: --init gpt2-medium; its shape is d24"),
     ("--model", &["gpt2-large", "774m"], "for GPT-2's weights: --init gpt2-large; its shape is d36"),
     ("--model", &["gpt2-xl", "1558m"], "for GPT-2's weights: --init gpt2-xl; its shape is d48"),
+    ("--model", &["gpt2", "gpt2-small", "124m"], "try d12, its shape"),
+    ("--model", &["gpt2-medium", "350m"], "try d24, its shape"),
+    ("--model", &["gpt2-large", "774m"], "try d36, its shape"),
+    ("--model", &["gpt2-xl", "1558m"], "try d48, its shape"),
 ];
 
 /// Returns the advice for a flag that `command` does not have, spelled as typed: `--max_iters`, `-x`.
@@ -266,7 +282,7 @@ pub fn advice(command: &clap::Command, typed: &str) -> Option<&'static str> {
     }
     let special = OF_COMMAND.iter().find(|(of, names, _)| *of == own && names.contains(&name.as_str()));
     special.map(|(_, _, advice)| *advice).or_else(|| {
-        let fits = |foreign: &&Foreign| foreign.names.contains(&name.as_str()) && has(command, flag_of(foreign.advice));
+        let fits = |foreign: &&Foreign| foreign.names.contains(&name.as_str()) && has_all(command, foreign.advice);
         LONG.iter().find(fits).map(|foreign| foreign.advice)
     })
 }
@@ -277,18 +293,24 @@ pub fn command(word: &str) -> Option<&'static str> {
     COMMANDS.iter().find(|(words, _)| words.contains(&word.as_str())).map(|(_, advice)| *advice)
 }
 
-/// Returns the advice for a value of `flag`.
-pub fn value(flag: &str, value: &str) -> Option<&'static str> {
+/// Returns the advice for a value of `flag` of a command.
+pub fn value(command: &clap::Command, flag: &str, value: &str) -> Option<&'static str> {
     let value = value.to_lowercase();
-    let is = |(of, values, _): &&(&str, &[&str], &str)| *of == flag && values.contains(&value.as_str());
+    let is = |(of, values, advice): &&(&str, &[&str], &str)| {
+        *of == flag && values.contains(&value.as_str()) && has_all(command, advice)
+    };
     VALUES.iter().find(is).map(|(_, _, advice)| *advice)
 }
 
-/// Returns the first long flag of an advice, without its dashes.
-fn flag_of(advice: &str) -> &str {
-    let at = advice.find("--").map_or(advice.len(), |at| at + 2);
-    let end = advice[at..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(advice.len() - at);
-    &advice[at..at + end]
+/// Returns the long flags of an advice, without their dashes. Those in backticks belong to the command that is there.
+fn flags_of(advice: &str) -> impl Iterator<Item = &str> {
+    let outside = advice.split('`').step_by(2).flat_map(str::split_whitespace);
+    outside.filter_map(|word| word.strip_prefix("--")).map(|name| name.trim_end_matches([',', ';']))
+}
+
+/// Returns whether a command has all flags of an advice.
+fn has_all(command: &clap::Command, advice: &str) -> bool {
+    flags_of(advice).all(|long| has(command, long))
 }
 
 /// Returns the name of a flag as wgpt spells names: `--Max_Iters` is `max-iters`.
@@ -314,19 +336,20 @@ mod tests {
         let commands: Vec<&clap::Command> =
             cli.get_subcommands().flat_map(|c| [c].into_iter().chain(c.get_subcommands())).collect();
         for Foreign { names, advice } in LONG {
-            let long = flag_of(advice);
-            assert!(commands.iter().any(|command| has(command, long)), "{names:?}: no command has --{long}");
+            assert!(flags_of(advice).next().is_some(), "{names:?}: {advice}");
+            assert!(commands.iter().any(|command| has_all(command, advice)), "{names:?}: {advice}");
             assert!(names.iter().all(|name| *name == name.to_lowercase() && !name.contains('_')), "{names:?}");
         }
         let train = cli.find_subcommand("train").expect("train");
         for (flags, advice) in LLMC {
-            for word in advice.split_whitespace().filter(|word| word.starts_with("--") && *word != "--max-tokens") {
-                let long = word.trim_start_matches('-').trim_end_matches(',');
-                assert!(has(train, long), "{flags:?}: {advice}");
-            }
+            assert!(has_all(train, advice), "{flags:?}: {advice}");
         }
         for (command, _, advice) in OF_COMMAND {
-            assert!(commands.iter().any(|known| known.get_name() == *command), "{command}: {advice}");
+            let known = commands.iter().find(|known| known.get_name() == *command).expect("a command");
+            assert!(has_all(known, advice), "{command}: {advice}");
+        }
+        for (_, values, advice) in VALUES {
+            assert!(commands.iter().any(|command| has_all(command, advice)), "{values:?}: {advice}");
         }
     }
 
@@ -344,6 +367,10 @@ mod tests {
             ("generate", "--ckpt", Some("try --from MODEL")),
             ("generate", "--max_new_tokens", Some("try --max-tokens N")),
             ("plan", "--batch_size", Some("try --batch N")),
+            ("plan", "--gpus", Some("try --devices N, and --nodes M for several machines")),
+            ("plan", "--max_tokens", Some("try --tokens N")),
+            ("eval", "--dataset", Some("try --data FILES")),
+            ("train", "--dataset", Some("try --data FILES for token shards, --text FILE for text")),
             ("devices", "--batch_size", None),
             ("train", "--nonsense", None),
         ] {

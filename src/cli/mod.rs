@@ -224,7 +224,7 @@ fn in_flags(error: Error, command: &clap::Command) -> Error {
     }
     let error = error.with_place(format!("--{flag}"));
     let found = error.fault().found.trim_matches('`').to_owned();
-    error.with_advice(foreign::value(&format!("--{flag}"), &found).unwrap_or_default())
+    error.with_advice(foreign::value(command, &format!("--{flag}"), &found).unwrap_or_default())
 }
 
 /// Prints an error as one line. Returns its exit code.

@@ -21,7 +21,7 @@ pub fn fault(error: &clap::Error, cli: &clap::Command, words: &[String]) -> Faul
     let argument = text(error, ContextKind::InvalidArg);
     let place = argument.as_deref().map_or(path.clone(), flag_name);
     let value = text(error, ContextKind::InvalidValue).unwrap_or_default();
-    let hint = || foreign::value(&place, &value).unwrap_or_default();
+    let hint = || foreign::value(command, &place, &value).unwrap_or_default();
     match error.kind() {
         // as it came: a name of a stranger may have spaces and line ends
         ErrorKind::UnknownArgument => unknown(argument.as_deref().unwrap_or(&place), cli, command, &path, words),
@@ -39,9 +39,9 @@ pub fn fault(error: &clap::Error, cli: &clap::Command, words: &[String]) -> Faul
             fault.advice(hint())
         }
         ErrorKind::ValueValidation => {
-            // parsers of ours repeat the value, those of clap do not
+            // parsers of ours quote the value, those of clap do not
             let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            let repeats = why.contains(&value);
+            let repeats = why.contains(&format!("`{value}`"));
             let what = if repeats { why } else { format!("`{value}`: {why}") };
             Fault::at(&place, what).advice(hint())
         }
@@ -130,9 +130,9 @@ fn no_command(word: &str, command: &clap::Command, path: &str) -> Fault {
     let names: Vec<&str> =
         command.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help").collect();
     let fault = Fault::at(path, format!("unknown command `{word}`"));
-    match (nearest(&word.to_lowercase(), names.iter().copied()), foreign::command(word)) {
-        (Some(nearest), _) => fault.advice(format!("try `{path} {nearest}`")),
-        (None, Some(advice)) => fault.advice(advice),
+    match (foreign::command(word), nearest(&word.to_lowercase(), names.iter().copied())) {
+        (Some(advice), _) => fault.advice(advice),
+        (None, Some(nearest)) => fault.advice(format!("try `{path} {nearest}`")),
         (None, None) => fault.expected(format!("one of {}", names.join(", "))),
     }
 }
