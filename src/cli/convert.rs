@@ -105,9 +105,17 @@ impl Layout {
         if fits {
             return Ok(storage);
         }
+        Err(self.refusal(storage, layouts))
+    }
+
+    fn refusal(self, storage: Storage, layouts: &str) -> Error {
         let fault = Fault::at("--dtype", format!("{} is not written here", storage.name()));
-        let found = if self == Self::Llmc { "a .bin of llm.c" } else { "a folder" };
-        Err(Error::usage(fault.expected(layouts).found(found).advice("try --dtype f32 or another TO")))
+        let found = match self {
+            Self::Llmc => "a .bin of llm.c",
+            Self::Gguf => "a .gguf",
+            Self::Folder => "a folder",
+        };
+        Error::usage(fault.expected(layouts).found(found).advice("try --dtype f32 or another TO"))
     }
 }
 
@@ -136,7 +144,8 @@ pub fn run(args: &Args) -> Result<()> {
     let note = match (layout, storage) {
         (Layout::Llmc, Storage::Plain(element)) => write_llmc(args, &weights, element)?,
         (Layout::Folder, Storage::Plain(element)) => write_folder(args, &model, &weights, tokenizer.as_ref(), element)?,
-        _ => write_gguf(args, &weights, tokenizer.as_ref(), storage)?,
+        (Layout::Gguf, storage) => write_gguf(args, &weights, tokenizer.as_ref(), storage)?,
+        (Layout::Llmc | Layout::Folder, Storage::Q8_0) => return Err(layout.refusal(storage, "a .gguf")),
     };
     say!("{}: {note}", args.to.display());
     if layout == Layout::Folder {

@@ -68,6 +68,12 @@ impl NamedSet<'_> {
         }
     }
 
+    /// Returns whether the set has token shards.
+    #[must_use]
+    pub fn has_shards(&self) -> bool {
+        !self.entry.shards(Part::Train, 1).is_empty()
+    }
+
     /// Returns the number of training shards that the name asks for; `None` if the set has no token shards, or not that
     /// many.
     #[must_use]
@@ -141,7 +147,7 @@ pub fn questions(path: &Path) -> Result<PathBuf> {
     }
     let missing = |what: &str| {
         let fault = Fault::at(path.display(), what).expected("questions of HellaSwag");
-        Error::data(fault.advice("try `wgpt data fetch hellaswag`, or do without: `--set hellaswag=`"))
+        Error::data(fault.advice("try `wgpt data fetch hellaswag`"))
     };
     let Some(NamedSet { entry, .. }) = named_set(path) else {
         return Err(missing("no such file, and no name of `wgpt data fetch`"));

@@ -8,6 +8,7 @@ use wgpt::files::shell;
 use wgpt::formats::weights::known_config;
 use wgpt::model::Config;
 use wgpt::run::folder;
+use wgpt::train::Settings;
 use wgpt::train::collective::mpi::World;
 use wgpt::train::settings::file::CONFIG;
 use wgpt::train::settings::layers::{Layers, Merged};
@@ -91,7 +92,7 @@ fn with_hint(recipe: &Path, error: Error) -> Error {
         format!("for the model: --model {name}")
     } else if known_config(name).is_some() {
         format!("for its weights: --init {name}")
-    } else if token_names::named_set(recipe).is_some() {
+    } else if token_names::named_set(recipe).is_some_and(|set| set.has_shards()) {
         format!("for the data: --data {name} --val {name}")
     } else if is_text {
         format!("for a text: --text {}", shell::word(recipe))
@@ -134,12 +135,15 @@ impl Asked {
         let init = self.recipe().model.init.as_ref()?;
         let same = there.model.init.as_ref().is_some_and(|theirs| same_path(theirs, init));
         let same = same && folder::checkpoints(out) > 0;
-        same.then(|| {
-            let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
-            let tokenizer = there.data.tokenizer.clone().map_or_else(unknown, ModelTokenizer::Known);
-            InitWeights::Weights(KnownWeights { place: out.display().to_string(), shape: there.config(), tokenizer })
-        })
+        same.then(|| first_weights(there, out))
     }
+}
+
+/// Returns shape and tokenizer of the weights that a run began with, by the settings in its folder.
+pub fn first_weights(run: &Settings, out: &Path) -> InitWeights {
+    let unknown = || ModelTokenizer::Unknown("the run was made without a tokenizer".into());
+    let tokenizer = run.data.tokenizer.clone().map_or_else(unknown, ModelTokenizer::Known);
+    InitWeights::Weights(KnownWeights { place: out.display().to_string(), shape: run.config(), tokenizer })
 }
 
 /// Returns the folder of a run for the path of its `config.toml`; other paths unchanged.
@@ -150,6 +154,10 @@ fn run_of(path: &Path) -> &Path {
 
 /// Reads the run in a folder.
 fn open_run(dir: &Path) -> Result<RunFile> {
+    if dir.is_file() {
+        let fault = Fault::at(dir.display(), "is a file").expected("the folder of a run");
+        return Err(Error::data(fault));
+    }
     if dir.exists() {
         return RunFile::read(dir);
     }

@@ -4,6 +4,7 @@ use wgpt::error::Result;
 use wgpt::gpu::{Gpu, devices};
 use wgpt::measure::plan::auto_batch;
 use wgpt::train::Settings;
+use wgpt::train::collective::mpi::{Layout, World};
 use wgpt::train::settings::{Batch, Precision};
 
 use super::Asked;
@@ -42,6 +43,28 @@ impl Asked {
             return Ok(Vec::new());
         }
         Ok(vec![ranks::own_device((at, local), share)?])
+    }
+
+    /// Returns this process' devices, by number or as asked for, and with `world` where all processes have theirs.
+    ///
+    /// # Errors
+    /// Those of [`Asked::choose_devices`] and of [`ranks::lay_out`].
+    pub fn lay_out(&mut self, world: Option<&World>) -> Result<(Vec<Option<String>>, Option<Layout>)> {
+        let chosen = match world {
+            None => self.choose_devices()?,
+            Some(world) => self.choose_devices_of_rank(world.local())?,
+        };
+        let devices: Vec<Option<String>> = match &chosen[..] {
+            [] => vec![self.recipe().run.device.clone()],
+            several => several.iter().map(|number| Some(number.to_string())).collect(),
+        };
+        let shares = self.recipe().run.share_device.unwrap_or(false);
+        let layout = world.map(|world| ranks::lay_out(world, &devices, shares)).transpose()?;
+        world.map_or(Ok(()), |world| self.share_run(world))?;
+        if let Some(layout) = &layout {
+            self.default_ranks(layout.processes.len());
+        }
+        Ok((devices, layout))
     }
 
     /// Returns the number of devices of `--devices` in all processes that a launcher has started. Listed devices may be

@@ -1,20 +1,19 @@
 //! `wgpt train`.
 
-mod asked;
+pub mod asked;
 mod estimate;
 mod fit;
 pub mod header;
+mod opener;
 pub mod resolve;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
-use wgpt::data::{Rows, Tokenizer};
+use wgpt::data::Rows;
 use wgpt::error::{Error, Fault, Result};
 use wgpt::files::atomic;
-use wgpt::gpu::{self, Elem, Gpu, Options};
-use wgpt::measure::plan::check_memory;
-use wgpt::measure::tune::{self, LoadedRecord};
+use wgpt::measure::tune::LoadedRecord;
 use wgpt::model::init;
 use wgpt::run::contents::HANG;
 use wgpt::run::follow::{Follower, Log};
@@ -24,16 +23,17 @@ use wgpt::run::report::{History, REPORT};
 use wgpt::run::session::Extras;
 use wgpt::run::steps::{Outcome, known_words};
 use wgpt::run::{CurrentPhase, Phase, Session};
+use wgpt::train::Trainer;
 use wgpt::train::collective::mpi::World;
 use wgpt::train::dataset::Baseline;
 use wgpt::train::settings::{Peak, Recipe};
-use wgpt::train::{Settings, Trainer};
 
 use super::progress::Progress;
 use super::terminal::{Terminal, remark, say, say_lines};
-use super::{invocation, precision, ranks, signals, stdout};
+use super::{invocation, ranks, signals, stdout};
 pub use asked::Asked;
-use resolve::DataSummary;
+use opener::Opener;
+use resolve::{DataSummary, Resolved};
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, after_help = EXAMPLES, after_long_help = LONG_HELP)]
@@ -138,54 +138,12 @@ fn train(
         // warnings of all processes are printed once, by the first
         log::set_max_level(log::max_level().min(log::LevelFilter::Error));
     }
-    let chosen = match world {
-        None => asked.choose_devices()?,
-        Some(world) => asked.choose_devices_of_rank(world.local())?,
-    };
-    // several by their numbers, or the one that is asked for
-    let devices: Vec<Option<String>> = match &chosen[..] {
-        [] => vec![asked.recipe().run.device.clone()],
-        several => several.iter().map(|number| Some(number.to_string())).collect(),
-    };
-    let shares = asked.recipe().run.share_device.unwrap_or(false);
-    let layout = world.map(|world| ranks::lay_out(world, &devices, shares)).transpose()?;
-    world.map_or(Ok(()), |world| asked.share_run(world))?;
-    if let Some(layout) = &layout {
-        asked.default_ranks(layout.processes.len());
-    }
+    let (devices, layout) = asked.lay_out(world)?;
     let crew = world.zip(layout.as_ref()).map(|(world, layout)| Crew::new(world, layout));
-    let recipe = asked.recipe();
-    // a run with checkpoints does not need its first weights, which may be gone
-    let known = asked.known_start();
-    let init = if known.is_some() { None } else { resolve::init(recipe)? };
-    let mut settings = recipe.resolve(known.unwrap_or_else(|| resolve::start(init.as_ref())))?;
-    asked.keep_horizon(&mut settings);
-    settings.run.device_count = devices.len();
-    if let Some(layout) = &layout {
-        (settings.run.device_count, settings.run.machines) = (layout.processes.len(), layout.machines);
-    }
-    settings.check().map_err(|error| match (world, error.fault().place.as_str()) {
-        (Some(world), "--devices") => error.with_place(world.summary()),
-        _ => error,
-    })?;
-    let device = devices[0].clone();
-    asked.choose_precision(&mut settings, device.as_deref())?;
-    let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device.as_deref()).map(Gpu::dry))?;
+    let Resolved { mut settings, init, planner } = Resolved::of(&asked, &devices, world.zip(layout.as_ref()))?;
     if speaks {
         asked.merged.notices.iter().for_each(|text| say!("recipe   {text}"));
-    }
-    let assumption =
-        init.as_ref().filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
-    match (assumption, &settings.data.tokenizer) {
-        _ if !speaks => {}
-        (Some(assumption), _) => say!("tokens   {assumption}"),
-        (None, Some(own @ Tokenizer::Own(_))) => say!("tokens   {own}"),
-        _ if resolve::assumes_gpt2(recipe, &settings)? => {
-            say!(
-                "tokens   gpt2, assumed: no file next to the data names a tokenizer; --vocab N for a model of other ids"
-            );
-        }
-        _ => {}
+        resolve::say_tokenizer(asked.recipe(), &settings, init.as_ref())?;
     }
     // the weights are checked before anything else is created
     let loaded = init.as_ref().map(Description::weights).transpose()?;
@@ -201,28 +159,19 @@ fn train(
         ranks::compare(crew, &settings, &loader, rows.as_ref(), &extras.questions)?;
         loader.read_ranks(crew.ranks(settings.data.ranks))?;
     }
-    let (tuned, folder) = (RefCell::new(LoadedRecord::Nothing), RefCell::new(PathBuf::new()));
-    let (validation_rows, warned) = (rows.as_ref().map_or(0, Rows::len), Cell::new(!speaks));
-    let opened = RefCell::new(Vec::new());
-    // the first device reuses the files that were read for the plan
-    let planner = Cell::new(planner);
+    let opener = Opener::new(&asked, &settings, &devices, planner);
+    let validation_rows = rows.as_ref().map_or(0, Rows::len);
     let open = || {
-        let mut gpus = open(&settings, &devices, &planner, &tuned, asked.recipe().training.tokens_per_step)?;
+        let mut gpus = opener.open()?;
         // the first process decides when
         if let (Some(crew), true) = (&crew, speaks) {
             crew.send(&Message::Open)?;
             crew.restrict(&mut gpus)?;
         }
-        if !warned.replace(true) {
-            let model = &asked.recipe().model;
-            let names_shape = model.layers.is_some() || model.model.is_some() || model.init.is_some();
-            let lines = estimate::lines(&settings, validation_rows, &gpus[0].caps, names_shape);
-            lines
-                .iter()
-                .enumerate()
-                .for_each(|(i, line)| say!("{}{line}", if i == 0 { "time     " } else { "         " }));
+        let is_first = opener.record(&gpus);
+        if speaks && is_first {
+            estimate::say(&asked, &settings, validation_rows, &gpus[0].caps);
         }
-        opened.replace(gpus.iter().map(|gpu| gpu.caps.clone()).collect());
         Ok(gpus)
     };
     if let (Some(crew), false) = (&crew, speaks) {
@@ -249,11 +198,12 @@ fn train(
         (None, Some(path)) => model::load(path).map(|(weights, ..)| weights),
         (None, None) => Ok(init::init(settings.config(), settings.train.seed)),
     };
+    let folder = RefCell::new(PathBuf::new());
     let header = |trainer: &Trainer, dir: &Path| {
         folder.replace(dir.to_owned());
         let processes = world.map(World::summary);
-        let found = tuned.replace(LoadedRecord::Nothing);
-        header::print(&settings, &summary, trainer, &opened.borrow(), dir, (&found, processes.as_deref()));
+        let found = opener.tuned.replace(LoadedRecord::Nothing);
+        header::print(&settings, &summary, trainer, &opener.opened.borrow(), dir, (&found, processes.as_deref()));
     };
     let mut terminal = Terminal::new(progress, &header);
     let session = Session {
@@ -279,36 +229,6 @@ fn train(
     let speaks = settings.data.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.check().is_ok());
     conclude(&folder.take(), &outcome, baseline, speaks);
     Ok(0)
-}
-
-/// Opens the devices: once, and again after a loss.
-fn open(
-    settings: &Settings,
-    devices: &[Option<String>],
-    planner: &Cell<Option<Gpu>>,
-    tuned: &RefCell<LoadedRecord>,
-    tokens_per_step: Option<usize>,
-) -> Result<Vec<Gpu>> {
-    let options = |device: &Option<String>| Options {
-        device: device.clone(),
-        checked: settings.run.checked,
-        matrices: settings.elem() == Elem::F16,
-        unrepaired: settings.run.no_spirv_repair,
-        // for the header, which names kernels that spill
-        statistics: true,
-        ..Options::default()
-    };
-    let mut gpus = gpu::devices::open(&devices.iter().map(options).collect::<Vec<_>>())?;
-    gpus.iter().try_for_each(|gpu| precision::check(settings.elem(), &gpu.caps))?;
-    tuned.replace(tune::load_all(&mut gpus));
-    if let Some(planner) = planner.take()
-        && let Some(last) = gpus.pop()
-    {
-        // any of several devices: all record the same commands
-        gpus.push(last.adopting_kernels(planner));
-    }
-    check_memory(&gpus[0], settings, settings.run.memory, tokens_per_step)?;
-    Ok(gpus)
 }
 
 /// Prints the results of a finished run, and a command that uses it.

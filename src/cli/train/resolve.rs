@@ -6,12 +6,17 @@ use wgpt::data::hellaswag::{self, Example};
 use wgpt::data::{Batches, ModelTokenizer, Part, Rows, Tokenizer, token_names, token_paths};
 use wgpt::error::{Error, Fault, Result};
 use wgpt::formats::weights;
+use wgpt::gpu::{self, Gpu};
 use wgpt::infer::evaluate;
 use wgpt::run::model::{self, Description};
+use wgpt::train::collective::mpi::{Layout, World};
 use wgpt::train::dataset::{Baseline, recorded_tokenizer};
 use wgpt::train::settings::resolve::{InitWeights, KnownWeights};
 use wgpt::train::settings::{Recipe, Source};
 use wgpt::train::{Dataset, Settings};
+
+use super::super::terminal::say;
+use super::Asked;
 
 /// The data, cut into batches.
 pub struct DataSummary {
@@ -20,6 +25,55 @@ pub struct DataSummary {
     pub baseline: Option<Baseline>,
     /// A line for the header.
     pub summary: String,
+}
+
+/// The settings of a run, with what was read to resolve them.
+pub struct Resolved {
+    pub settings: Settings,
+    /// The weights of `--init`.
+    pub init: Option<Description>,
+    /// A dry device with the kernels that planning generated.
+    pub planner: Option<Gpu>,
+}
+
+impl Resolved {
+    /// Resolves the settings of a run on this process' `devices`.
+    pub fn of(asked: &Asked, devices: &[Option<String>], world: Option<(&World, &Layout)>) -> Result<Self> {
+        let recipe = asked.recipe();
+        // a run with checkpoints does not need its first weights, which may be gone
+        let known = asked.known_start();
+        let init = if known.is_some() { None } else { init(recipe)? };
+        let mut settings = recipe.resolve(known.unwrap_or_else(|| start(init.as_ref())))?;
+        asked.keep_horizon(&mut settings);
+        settings.run.device_count = devices.len();
+        if let Some((_, layout)) = world {
+            (settings.run.device_count, settings.run.machines) = (layout.processes.len(), layout.machines);
+        }
+        settings.check().map_err(|error| match (world, error.fault().place.as_str()) {
+            (Some((world, _)), "--devices") => error.with_place(world.summary()),
+            _ => error,
+        })?;
+        let device = devices[0].as_deref();
+        asked.choose_precision(&mut settings, device)?;
+        let planner = asked.choose_batch(&mut settings, || gpu::adapter::find(device).map(Gpu::dry))?;
+        Ok(Self { settings, init, planner })
+    }
+}
+
+/// Prints a line about a tokenizer that no flag has named.
+pub fn say_tokenizer(recipe: &Recipe, settings: &Settings, init: Option<&Description>) -> Result<()> {
+    let assumption = init.filter(|_| recipe.data.tokenizer.is_none()).and_then(|model| model.tokenizer.assumption());
+    match (assumption, &settings.data.tokenizer) {
+        (Some(assumption), _) => say!("tokens   {assumption}"),
+        (None, Some(own @ Tokenizer::Own(_))) => say!("tokens   {own}"),
+        _ if assumes_gpt2(recipe, settings)? => {
+            say!(
+                "tokens   gpt2, assumed: no file next to the data names a tokenizer; --vocab N for a model of other ids"
+            );
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Describes the weights of `--init`, if they are asked for.
@@ -55,7 +109,7 @@ pub fn assumes_gpt2(recipe: &Recipe, settings: &Settings) -> Result<bool> {
         return Ok(false);
     }
     let format = recipe.data.data_format.unwrap_or_default();
-    let is_named = recipe.data.data.iter().all(|path| token_names::named_set(path).is_some());
+    let is_named = recipe.data.data.iter().all(|path| !path.exists() && token_names::named_set(path).is_some());
     Ok(!is_named && recorded_tokenizer(&[(&recipe.data.data, Part::Train)], format)?.is_none())
 }
 

@@ -106,7 +106,7 @@ pub struct Data {
 pub struct Model {
     /// Model by name: d12 (124M), d24, gpt3:c768 ...
     ///
-    /// d6 d12 d24 d36 d48 d60 d72 d84, or gpt3:cN [default: d12]
+    /// d6 d12 d24 d36 d48 d60 d72 d84, or gpt3:cN [default: d12, or with stories a small model]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
