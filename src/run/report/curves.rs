@@ -74,7 +74,8 @@ impl RunCurves {
     #[must_use]
     pub fn new(history: &History, tokens_per_step: Option<u64>, last: u32, mfu: Option<f64>) -> Self {
         let scaled: Vec<Point> = mfu.map_or_else(Vec::new, |factor| {
-            history.speed.iter().map(|(step, speed)| (*step, (f64::from(*speed) * factor) as f32)).collect()
+            let scaled = history.speed.iter().map(|(step, speed)| (*step, (f64::from(*speed) * factor) as f32));
+            scaled.filter(|(_, mfu)| mfu.is_finite()).collect()
         });
         let all = [
             (Series::Loss, &history.loss),

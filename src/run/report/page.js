@@ -140,7 +140,8 @@
       contains: p => p.x >= x0 && p.x <= x1 && p.value >= y[0] && p.value <= y[1],
     };
     for (const item of items) {
-      const inside = item.before && !(view.log && item.before.x <= 0) && frame.contains(item.before);
+      const inside = item.before && !(view.log && item.before.x <= 0)
+        && item.before.value >= y[0] && item.before.value <= y[1];
       item.dots = item.line.length === 1 || item.curve.bold && item.line.length <= MAX_DOTS ? [...item.line] : [];
       if (inside) item.dots.push(item.before);
       item.hidden = item.before && !inside ? item.before : null;
@@ -153,17 +154,19 @@
         || items.filter(({ curve, line, before }) => curve.own && curve.measured && (line.length || before)).length > 1,
       xTicks: view.log ? logTicks(x0, x1) : ticks(x0, x1, 6).filter(tick => Number.isInteger(tick)),
       yTicks: chart.log ? logTicks(y[0], y[1]) : ticks(y[0], y[1], 7),
-      notes: notes(hidden, outside.map(item => item.curve.name), unknown, false),
+      notes: notes(hidden, outside.map(item => item.curve.name), unknown, false, frame),
     };
   };
 
-  const notes = (hidden, outside, unknown, empty) => {
+  const notes = (hidden, outside, unknown, empty, frame) => {
     const found = [];
     if (hidden.length) {
       const [low, high] = range(hidden.map(item => item.hidden), 'value').map(short);
       const [{ curve }] = hidden, all = curve.key === 'val_loss' ? 'validation' : '';
       const name = hidden.length === 1 && curve.name || all, what = name && name + ' ';
-      found.push(`${what}before training: ${low === high ? low : `${low} to ${high}`}${view.log ? '' : ' (▲)'}`);
+      const isAbove = item => item.hidden.value > frame.y[1];
+      const marks = (hidden.some(isAbove) ? '▲' : '') + (hidden.every(isAbove) ? '' : '▼');
+      found.push(`${what}before training: ${low === high ? low : `${low} to ${high}`}${view.log ? '' : ` (${marks})`}`);
     }
     if (outside.length) found.push(`outside the plot: ${outside.join(', ')}`);
     if (unknown.size) found.push(`tokens per step unknown: ${[...unknown].join(', ')}`);
@@ -215,7 +218,8 @@
       if (dots.length) add('dots', dots.map(dot).join(''));
     }
     for (const { curve, hidden } of view.log ? [] : drawn.hidden) {
-      const up = hidden.value > frame.y[1], left = (frame.across(hidden.x) * 100).toFixed(2);
+      const up = hidden.value > frame.y[1];
+      const left = (Math.min(1, Math.max(0, frame.across(hidden.x))) * 100).toFixed(2);
       const attributes = { class: `${curve.colour} ${up ? 'up' : 'down'}`, style: `left:${left}%${curve.style && ';' + curve.style}` };
       labels.push(element('b', attributes, up ? '▲' : '▼'));
     }

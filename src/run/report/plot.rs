@@ -219,17 +219,24 @@ fn drawn(curve: &Curve, frame: &Frame, thin: &str) -> String {
     paths
 }
 
-/// Returns the measurements before training that are outside the frame, with their curves.
+/// Returns the measurements before training that are above or below the frame, with their curves.
 fn hidden_measurements<'c>(frame: &Frame, curves: &[&'c Curve]) -> Vec<(&'c Curve<'c>, Point)> {
     let before = curves.iter().filter_map(|curve| Some((*curve, curve.parts().1?)));
-    before.filter(|(_, (step, value))| !frame.contains(f64::from(*step), f64::from(*value))).collect()
+    before.filter(|(_, (_, value))| !(frame.y[0]..=frame.y[1]).contains(&f64::from(*value))).collect()
+}
+
+/// Returns the triangles that point to hidden measurements.
+fn triangles(frame: &Frame, hidden: &[(&Curve, Point)]) -> String {
+    let is_above = |(_, (_, value)): &(&Curve, Point)| f64::from(*value) > frame.y[1];
+    let (above, below) = (hidden.iter().any(is_above), !hidden.iter().all(is_above));
+    format!("{}{}", if above { "▲" } else { "" }, if below { "▼" } else { "" })
 }
 
 /// Returns triangles at the edge of the plot that point to measurements outside it.
 fn marks(frame: &Frame, curves: &[&Curve]) -> String {
     let mut html = String::new();
     for (curve, (step, value)) in hidden_measurements(frame, curves) {
-        let left = frame.across(f64::from(step)) * 100.0;
+        let left = frame.across(f64::from(step)).clamp(0.0, 1.0) * 100.0;
         let (classes, triangle) = if f64::from(value) > frame.y[1] { (" up", '▲') } else { (" down", '▼') };
         let attributes = attributes(curve.colour, classes, &format!("left:{left:.2}%"));
         let _ = write!(html, "<b {attributes}>{triangle}</b>");
@@ -248,10 +255,11 @@ fn note(frame: &Frame, curves: &[&Curve]) -> String {
         [(Curve { series: Series::ValLoss, .. }, _), ..] => "validation ".to_owned(),
         _ => String::new(),
     };
+    let triangles = triangles(frame, &hidden);
     match (short(low), short(high)) {
         _ if hidden.is_empty() => {}
-        (low, high) if low == high => parts.push(format!("{what}before training: {low} (▲)")),
-        (low, high) => parts.push(format!("{what}before training: {low} to {high} (▲)")),
+        (low, high) if low == high => parts.push(format!("{what}before training: {low} ({triangles})")),
+        (low, high) => parts.push(format!("{what}before training: {low} to {high} ({triangles})")),
     }
     let is_hidden = |curve: &&&Curve| {
         let (line, before) = curve.parts();

@@ -63,7 +63,9 @@ impl Run<'_> {
             self.retry_while_disk_full(clock, screen, |run| run.folder.amend(&line, validates, scores_hellaswag))?;
             self.reporter.rewind()?;
             let loss = line.val_loss.map_or_else(String::new, |loss| format!(" | val {loss:.4}"));
-            screen.step(&StepLine { whole: format!("step {step}/{step}{loss}"), more: self.baseline_texts() });
+            let accuracy = line.hellaswag.map_or_else(String::new, |accuracy| format!(" | hellaswag {accuracy:.4}"));
+            let whole = format!("step {step}/{step}{loss}{accuracy}");
+            screen.step(&StepLine { whole, more: self.baseline_texts() });
         }
         Ok(true)
     }
