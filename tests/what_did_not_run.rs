@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let filtered = std::env::args().nth(1).is_some_and(|argument| !argument.starts_with('-'));
     let mut lines = recorded(&not_run::folder());
-    if !filtered {
+    let runs_ignored = std::env::args().any(|argument| argument.ends_with("ignored"));
+    if !filtered && !runs_ignored {
         lines.extend(ignored(root));
     }
     if std::env::var_os(not_run::VARIABLE).is_none() {
@@ -56,18 +57,23 @@ fn recorded(folder: &Path) -> BTreeSet<Line> {
 
 /// Returns the tests that are ignored, with their reasons, but not those that other tests start.
 fn ignored(root: &Path) -> BTreeSet<Line> {
-    let mark = Regex::new(r#"#\[ignore = "([^"]*)"\][^{]*?fn (\$?\w+)"#).expect("a pattern");
+    let mark = r#"#\[(?:cfg_attr\([^"\]]*)?ignore(?: = "([^"]*)")?\)?\][^{]*?fn (\$?\w+)"#;
+    let mark = Regex::new(mark).expect("a pattern");
     let mut found = BTreeSet::new();
     for folder in ["src", "tests"] {
         let files = glob::glob(&root.join(folder).join("**/*.rs").to_string_lossy()).expect("a pattern");
         for path in files.flatten() {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let place = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-            for captures in mark.captures_iter(&text).filter(|captures| !captures[1].starts_with("is started by ")) {
+            for captures in mark.captures_iter(&text) {
+                let why = captures.get(1).map_or("ignored without a reason", |why| why.as_str());
+                if why.starts_with("is started by ") {
+                    continue;
+                }
                 // a macro's name stands for several tests
                 let name =
                     captures[2].strip_prefix('$').map_or_else(|| format!(", {}", &captures[2]), |_| String::new());
-                found.insert((format!("{place}{name}"), captures[1].to_owned()));
+                found.insert((format!("{place}{name}"), why.to_owned()));
             }
         }
     }

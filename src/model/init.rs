@@ -163,7 +163,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(debug_assertions, ignore = "124 million normals: a second in release, minutes in debug")]
     fn d12_is_llm_c() {
         let config = Config::from_descriptor("d12").unwrap();
         let mut normals = Normals::new(42);
