@@ -20,7 +20,7 @@ pub struct Pair {
     pub theirs: Option<f64>,
     /// Name of the independent program.
     pub means: String,
-    /// Whether the two agree within 20 %, and if not, the likeliest reason.
+    /// `agree within 20 %`, or the most likely reason for a larger difference.
     pub verdict: String,
 }
 

@@ -116,7 +116,7 @@ pub struct Row {
     variant: usize,
     flops: u64,
     bytes: u64,
-    /// Whether the adapter's record names the kernel, for this shape or another.
+    /// True if the adapter's tuning record names this kernel, for this shape or another.
     from_record: bool,
     /// Milliseconds predicted for the card that figures are compared with.
     predicted_ms: Option<f64>,
@@ -178,7 +178,7 @@ struct Figure {
     shape: String,
     kernel: String,
     element: &'static str,
-    /// Whether the adapter uses this kernel by default.
+    /// True if the adapter uses this kernel by default.
     chosen: bool,
     median_ms: f64,
     spread: f64,

@@ -23,7 +23,7 @@ struct Outcome {
     operator: String,
     shape: String,
     kernels: Vec<String>,
-    /// Whether kernels come from the adapter's record.
+    /// True if the kernels come from the adapter's tuning record.
     from_record: bool,
     /// Number of runs after the first.
     repeats: usize,
