@@ -300,7 +300,7 @@ mod tests {
         let room = |wanted: &[Listed], free| check_room(entry, &repo, wanted, Some(free));
         let error = room(&wanted, 1499).unwrap_err();
         assert_eq!(error.exit_code(), 6);
-        assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["1.5 KiB free", "1.5 KiB"]);
+        assert_eq!([error.fault().expected.as_str(), &error.fault().found], ["1,500 bytes free", "1,499 bytes"]);
         room(&wanted, 1500).unwrap();
         check_room(entry, &repo, &wanted, None).unwrap();
         fs::create_dir_all(repo.blobs()).unwrap();
@@ -311,10 +311,10 @@ mod tests {
         // a file of another size is fetched again
         fs::write(repo.blob(&"b".repeat(64)), [0; 400]).unwrap();
         fs::write(repo.incomplete(&"a".repeat(64)), [0; 1001]).unwrap();
-        assert_eq!(room(&wanted, 1499).unwrap_err().fault().expected, "1.5 KiB free");
+        assert_eq!(room(&wanted, 1499).unwrap_err().fault().expected, "1,500 bytes free");
         // sizes that no disk has, and a checksum that is a path
         wanted.extend([listed("c", "c", u64::MAX), listed("d", "/", 1)]);
-        assert_eq!(room(&wanted, u64::MAX - 1).unwrap_err().fault().expected, "16777216.0 TiB free");
+        assert_eq!(room(&wanted, u64::MAX - 1).unwrap_err().fault().expected, "18,446,744,073,709,551,615 bytes free");
     }
 
     #[test]

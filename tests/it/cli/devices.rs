@@ -195,9 +195,8 @@ fn devices_that_cannot_be_are_refused_with_one_line() {
         assert!(!dir.join("runs").exists(), "{flags:?} left a folder");
     }
     // a model whose parts of the exchange are large enough for a table of MiB
-    let line =
-        "train --text text.txt --tokenizer bytes --layers 2 --heads 2 --channels 128 --dry-run --devices 0,1,2,3";
-    let planned = wgpt(dir, &line.split(' ').collect::<Vec<_>>());
+    let size = ["--layers", "2", "--heads", "2", "--channels", "128", "--dry-run", "--devices", "0,1,2,3"];
+    let planned = wgpt(dir, &[&text[..], &size].concat());
     assert_eq!(planned.code, 0, "{}", planned.err);
     assert!(planned.out.contains("exchange out") && planned.out.contains("received sums"), "{}", planned.out);
 }

@@ -104,7 +104,8 @@ fn plans_predict_speeds_for_gpus_that_are_not_here() {
     assert!(line("NVIDIA H100").ends_with("fits") && line("Apple M1").contains("f32"), "{out}");
     assert!(line("Apple M1").contains("does not fit: needs"), "{out}");
     // tokens a second, hours and dollars belong together
-    let cells: Vec<f64> = line("NVIDIA RTX 4090").split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
+    let cells = line("NVIDIA RTX 4090").replace(',', "");
+    let cells: Vec<f64> = cells.split_whitespace().filter_map(|cell| cell.parse().ok()).collect();
     let [_, _, speed, hours, dollars] = cells[..] else { panic!("{cells:?}") };
     assert!((hours * speed * 3600.0 / 1e10 - 1.0).abs() < 0.02 && (dollars / hours - 2.0).abs() < 0.02, "{cells:?}");
     for (wrong, code) in [
@@ -188,7 +189,7 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
     assert!(predicted.contains("efficiency 9"), "{predicted}");
     let number = |text: &str, before: &str| -> f64 {
         let (head, _) = text.split_once(before).unwrap_or_else(|| panic!("{before}: {text}"));
-        head.split_whitespace().next_back().and_then(|word| word.parse().ok()).expect("a number")
+        head.split_whitespace().next_back().and_then(|word| word.replace(',', "").parse().ok()).expect("a number")
     };
     let more_by = " ms more by the exchange";
     // half of the gradients' bytes, and what they take
@@ -199,7 +200,7 @@ fn devices_are_planned_and_their_exchange_is_predicted() {
     );
     assert!(number(&bf16, more_by) < 0.8 * number(&predicted, more_by), "{bf16}");
     let ranks = wgpt(dir, &[&card[..], &["524288", "--emulate-ranks", "8"]].concat()).ends_with(0).out;
-    assert!(ranks.contains("devices  2, 4 ranks each;") && ranks.contains("524288 tokens of batch 16"), "{ranks}");
+    assert!(ranks.contains("devices  2, 4 ranks each;") && ranks.contains("524,288 tokens of batch 16"), "{ranks}");
     // all cards, and of several batches one that divides the step
     let all = ["plan", "--model", "d12", "--batch", "16", "--gpu", "all", "--devices", "2"];
     let cards = wgpt(dir, &all).ends_with(0).out;

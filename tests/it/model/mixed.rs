@@ -14,13 +14,14 @@ use super::{follow_pytorch, loader, the_same_seed_gives_the_same_bits};
 use crate::common::not_run::not_run;
 use crate::common::training::{GoldenRun, lively, run};
 
-/// Returns devices with f16: with matrix units if the adapter has any, once more with the kernels as naga writes them,
-/// and without matrix units. What an adapter lacks is recorded as not run.
+fn open(matrices: bool, unrepaired: bool) -> Gpu {
+    Gpu::open(&Options { matrices, unrepaired, ..Options::default() })
+        .expect("these tests need an adapter; tools/run brings a software one")
+}
+
+/// Returns devices with f16: with matrix units if the adapter has any, and without. What an adapter lacks is recorded as
+/// not run.
 fn devices() -> Vec<Gpu> {
-    let open = |matrices, unrepaired| {
-        Gpu::open(&Options { matrices, unrepaired, ..Options::default() })
-            .expect("these tests need an adapter; tools/run brings a software one")
-    };
     let plain = open(false, false);
     if !plain.caps.f16 {
         not_run("mixed precision", "the adapter has no f16");
@@ -31,15 +32,18 @@ fn devices() -> Vec<Gpu> {
         not_run("mixed precision on matrix units", "the adapter has none");
         return vec![plain];
     }
-    vec![matrices, open(true, true), plain]
+    vec![matrices, plain]
 }
 
-/// Returns [`devices`] and one more, which takes the kernels of GPUs with matrices of 16, including attention's: by
-/// default software adapters do not run attention on matrix units.
+/// Returns [`devices`] and two more: one takes kernels as naga writes them, the other those of GPUs with matrices of 16,
+/// including attention's, because by default software adapters do not run attention on matrix units.
 fn devices_and_gpu_kernels() -> Vec<Gpu> {
     let mut list = devices();
+    if list.first().is_some_and(|gpu| !gpu.caps.matrix_edges.is_empty()) {
+        list.push(open(true, true));
+    }
     if list.first().is_some_and(|gpu| gpu.caps.matrix_edges == [8]) {
-        let mut gpu = Gpu::open(&Options { matrices: true, ..Options::default() }).expect("opened before");
+        let mut gpu = open(true, false);
         gpu.caps.emulated_edge = Some(16);
         list.push(gpu);
     }
