@@ -303,13 +303,8 @@ fn count(args: &Args) -> Result<()> {
     let elem = if args.precision == Precision::F32 { Elem::F32 } else { Elem::F16 };
     let count = Count::new(plan::assumed(elem, LARGEST_BINDING), config, sizes, elem, args.recompute)?;
     say_lines!(
-        "count   {} layers, {} channels, vocabulary {}; batch {} x context {} x {}; kernels for a GPU, {}, bindings to 2 GiB\n",
-        config.layers,
-        config.channels,
-        config.vocab,
-        sizes.batch,
-        sizes.context,
-        sizes.accumulation,
+        "count   {}; kernels for a GPU, {}, bindings to 2 GiB\n",
+        report::sizes_text(&config, &sizes),
         if elem == Elem::F16 { "f16 on matrix units" } else { "f32" }
     );
     stdout::text(&count.report());

@@ -13,8 +13,9 @@ use wgpt::measure::predict::card::Card;
 use wgpt::measure::steps::StepFigures;
 use wgpt::measure::table::number;
 use wgpt::measure::{Profile, Roofs, Steps, trace};
-use wgpt::train::TrainerOptions;
+use wgpt::model::Config;
 use wgpt::train::collective::mpi::World;
+use wgpt::train::{Sizes, TrainerOptions};
 
 use super::super::stdout;
 use super::super::terminal::{say, say_lines};
@@ -88,16 +89,7 @@ impl Report<'_> {
             (devices, machines) => format!(" on {devices} devices of {machines} machines"),
         };
         let TrainerOptions { config, sizes, elem, .. } = &self.options;
-        say!(
-            "step    {} layers, {} channels, vocabulary {}; batch {} x context {} x {}{several}; {}",
-            config.layers,
-            config.channels,
-            config.vocab,
-            sizes.batch,
-            sizes.context,
-            sizes.accumulation,
-            elem.name()
-        );
+        say!("step    {}{several}; {}", sizes_text(config, sizes), elem.name());
         if let Some(line) = &self.tuned {
             say!("tuned   {line}");
         }
@@ -147,6 +139,14 @@ fn profile_json(first: &Measured, comparison: Option<&Comparison>) -> Option<ser
         "commands_ms": profile.commands_ms(), "gaps_ms": profile.gaps_ms(), "span_ms": profile.timings.span_ms,
         "plain_ms": profile.plain_ms, "predicted": comparison,
     }))
+}
+
+/// Returns the sizes of a model and of its step.
+pub(super) fn sizes_text(config: &Config, sizes: &Sizes) -> String {
+    format!(
+        "{} layers, {} channels, vocabulary {}; batch {} x context {} x {}",
+        config.layers, config.channels, config.vocab, sizes.batch, sizes.context, sizes.accumulation
+    )
 }
 
 /// Writes a file of JSON.
