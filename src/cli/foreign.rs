@@ -13,6 +13,11 @@ const fn flag(names: &'static [&'static str], advice: &'static str) -> Foreign {
     Foreign { names, advice }
 }
 
+/// Names of the number of epochs.
+const EPOCHS: &[&str] = &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"];
+/// Names of the number of tokens of a whole run.
+const ALL_TOKENS: &[&str] = &["max-tokens", "total-tokens", "num-tokens"];
+
 /// Long flags, for every command that has the flags of the advice. Of several entries with a name the first one that
 /// fits the command counts.
 const LONG: &[Foreign] = &[
@@ -21,12 +26,9 @@ const LONG: &[Foreign] = &[
         &["max-iters", "max-steps", "num-iterations", "iterations", "iters", "num-steps", "n-steps", "total-steps"],
         "try --steps N",
     ),
-    flag(
-        &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"],
-        "one epoch is the default; try --steps N",
-    ),
-    flag(&["max-tokens", "total-tokens", "num-tokens"], "try --tokens N"),
-    flag(&["max-tokens", "total-tokens", "num-tokens"], "try --steps N, each of --tokens-per-step tokens"),
+    flag(EPOCHS, "one epoch is the default; try --steps N"),
+    flag(ALL_TOKENS, "try --tokens N"),
+    flag(ALL_TOKENS, "try --steps N, each of --tokens-per-step tokens"),
     // the sizes of a step
     flag(
         &["batch-size", "micro-batch-size", "device-batch-size", "per-device-train-batch-size", "bs", "b"],
@@ -178,14 +180,14 @@ const OF_COMMAND: &[(&str, &[&str], &str)] = &[
     ),
     ("train", &["config", "config-file", "cfg", "recipe"], "name the recipe without a flag: wgpt train FILE"),
     ("plan", &["config", "config-file", "cfg", "recipe"], "name the recipe without a flag: wgpt plan FILE"),
-    ("plan", &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"], "try --tokens N, of all epochs"),
+    ("plan", EPOCHS, "try --tokens N, of all epochs"),
     (
         "plan",
         &["gpus", "num-gpus", "n-gpus", "nproc-per-node", "num-processes", "world-size"],
         "try --devices N, and --nodes M for several machines",
     ),
     ("profile", &["tokens-per-step"], "try --accumulation N, the micro-steps per step"),
-    ("profile", &["epochs", "epoch", "num-epochs", "num-train-epochs", "max-epochs"], "try --steps N"),
+    ("profile", EPOCHS, "try --steps N"),
     (
         "generate",
         &["prompt", "p", "start", "input", "text", "i"],

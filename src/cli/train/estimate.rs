@@ -42,7 +42,7 @@ pub fn say(asked: &Asked, settings: &Settings, rows: usize, caps: &Caps) {
     }
 }
 
-/// What makes a run shorter.
+/// Advice on how to make a run shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Advice {
     /// The flags of a small model on text.
