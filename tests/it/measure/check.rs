@@ -229,13 +229,13 @@ fn the_rehearsal_runs_every_stage_to_its_end() {
     }
     let dir = tempfile::tempdir().expect("folder");
     let bin = dir.path().join("bin");
-    let mut build = Command::new(root().join("tools/gpu-check"));
+    let mut build = command(&["--build", &bin.to_string_lossy()], &[]);
     // with cargo's variables of this test, build scripts would run again and everything behind them be compiled again
     let of_cargo = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_"].iter().any(|of| name.starts_with(of));
     for (name, _) in std::env::vars().filter(|(name, _)| of_cargo(name)) {
         build.env_remove(name);
     }
-    let output = build.arg("--build").arg(&bin).output().expect("gpu-check starts");
+    let output = build.output().expect("gpu-check starts");
     let built = succeeded(&output);
     assert!(built.contains("pack:  tar czf") && built.contains("--seconds 420 --out record-1"), "{built}");
     a_slowed_kernel_shows_against_a_baseline(&bin);
