@@ -156,6 +156,9 @@ fn note(out: &mut env_logger::fmt::Formatter, record: &log::Record) -> std::io::
     let is_ours = record.target().starts_with(env!("CARGO_PKG_NAME"));
     let text = if is_ours { visible::line(&text) } else { text::harmless(&text) };
     let (time, level) = (out.timestamp(), record.level());
+    if is_ours && level == log::Level::Warn {
+        return writeln!(out, "{style}warning:{style:#} {text}");
+    }
     writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {text}", record.target())
 }
 

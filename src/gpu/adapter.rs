@@ -318,13 +318,16 @@ pub fn find(device: Option<&str>) -> Result<Caps> {
 /// Place of an error about the requested adapter.
 pub const ADAPTER_CHOICE: &str = "adapter";
 
+/// Returns the error of a machine without adapters.
+pub(super) fn none() -> Error {
+    let fault = Fault::at("device", "no adapter found").expected("a GPU with a Vulkan, Metal or DX12 driver");
+    Error::device(fault.advice("install one, or on Linux start through tools/run, which fetches software Vulkan"))
+}
+
 /// Picks an adapter by index or by part of its name, else by `WGPU_ADAPTER_NAME`, else the first.
 pub(super) fn pick(adapters: &[wgpu::Adapter], device: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {
-        let fault = Fault::at("device", "no adapter found").expected("a GPU with a Vulkan, Metal or DX12 driver");
-        return Err(Error::device(
-            fault.advice("install one, or on Linux start through tools/run, which fetches software Vulkan"),
-        ));
+        return Err(none());
     }
     let wanted = match device {
         Some(device) => (ADAPTER_CHOICE, device.to_owned()),

@@ -121,7 +121,7 @@ fn chosen(asked: &str, share: bool, there: &[DeviceInfo]) -> Result<Vec<usize>> 
         let fault = Fault::at(ADAPTERS_CHOICE, format!("no adapter is `{word}`"));
         Error::device(fault.expected(format!("all, or some of {}", known())))
     };
-    let Some(first) = there.first() else { return Err(unknown(asked)) };
+    let Some(first) = there.first() else { return Err(adapter::none()) };
     let Some(words) = words else {
         let kind = |caps: &Caps| (caps.software, caps.integrated, caps.backend.clone());
         let like = there.iter().filter(|device| kind(&device.caps) == kind(&first.caps));
