@@ -9,7 +9,7 @@ mod kills;
 #[path = "session_loss_tests.rs"]
 mod losses;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs;
 use std::sync::Mutex;
 
@@ -59,7 +59,20 @@ pub fn this_program() -> std::process::Command {
     }
 }
 
+thread_local! {
+    static DEVICE: OnceCell<Gpu> = const { OnceCell::new() };
+}
+
+/// Returns a handle of this thread's device, which all healthy runs of a test share: its kernels are built once.
 fn open() -> Result<Gpu> {
+    DEVICE.with(|device| {
+        let gpu = device.get_or_init(|| open_anew().unwrap());
+        Ok(gpu.with_caps(gpu.caps.clone()))
+    })
+}
+
+/// Opens a device that may be lost.
+fn open_anew() -> Result<Gpu> {
     Gpu::open(&Options::default())
 }
 
