@@ -223,8 +223,8 @@ fn planted_faults_of_attention_are_found_and_named() {
         // pretend that a CPU driver is fast with matrices
         gpu.caps.emulated_edge = Some(8);
     }
-    // early and late rows of both batches, of sequences that do not fill a block and of one that does. Drivers of the CPU
-    // take most of a minute to compile a kernel of the backward pass, so it is tried at one length.
+    // early and late rows of both batches, of sequences that do not fill a block and of one that does; the backward pass,
+    // whose kernels CPU drivers compile longest, at one length
     let c = 32;
     let (short, full) = ((150, &[1, 77, 149, 299][..]), (256, &[128, 511][..]));
     for (entry, lengths, list) in [
@@ -285,14 +285,13 @@ fn attention_bench(
     (bench, program)
 }
 
-/// Returns small blocks: two of the forward pass, which CPU drivers compile in seconds, and one of the others.
+/// Returns the candidates with the fewest operations on matrices, which CPU drivers compile in seconds: two of the
+/// forward pass, and one of the others.
 fn small_blocks(gpu: &Gpu, entry: AttentionKernel) -> Vec<Choice> {
-    let blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
-    let most = if entry == AttentionKernel::Forward { 2 } else { 1 };
-    let list: Vec<Choice> =
-        blocks.into_iter().filter(|b| b.rows == 32 && b.columns < 64).take(most).map(Choice::Attention).collect();
-    assert_eq!(list.len(), most, "{list:?}");
-    list
+    let mut blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
+    blocks.sort_by_key(|block| (block.rows / block.grid_m * block.columns, block.rows));
+    blocks.truncate(if entry == AttentionKernel::Forward { 2 } else { 1 });
+    blocks.into_iter().map(Choice::Attention).collect()
 }
 
 /// With a single position the gradients of q and k are zero, and all kernels must be accepted.

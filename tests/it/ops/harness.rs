@@ -23,6 +23,9 @@ const HEAD: usize = 128;
 /// The least number of guard elements after a tensor.
 const TAIL: usize = 256;
 
+/// A case that takes as long is printed with its time, which most often is the driver's to compile its kernels.
+const SLOW_SECONDS: f64 = 3.0;
+
 /// Runs a case on every device.
 #[track_caller]
 pub fn check(devices: &[Device], case: &Case) {
@@ -59,7 +62,14 @@ fn run_modes(modes: &[Mode], cases: &Cases) -> Vec<String> {
         if list.is_empty() {
             continue;
         }
-        reports.extend(list.iter().filter_map(|case| verify(&mode.device, case).err()));
+        for case in &list {
+            let case_begin = std::time::Instant::now();
+            reports.extend(verify(&mode.device, case).err());
+            let seconds = case_begin.elapsed().as_secs_f64();
+            if seconds >= SLOW_SECONDS {
+                println!("{case}, {}: {seconds:.1} s", mode.device.mode);
+            }
+        }
         let (name, place, time) = (cases.operator.name, mode.device.mode, begin.elapsed().as_secs_f64());
         println!("{name}: {} cases, {place}: {time:.1} s", list.len());
     }

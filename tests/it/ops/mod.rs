@@ -12,8 +12,8 @@
 //! | classifier | rows shorter than a workgroup and longer, GPT-2's, whose workgroups are the largest; sums by a tree and by subgroups |
 //! | products, f32 | 68x124x132 (ragged, 4), 64x64x64 (whole), 13x17x19 (1), one under and over 64 and 128, one row, 768 deep, windows, 1030x2050 (large tiles) |
 //! | products, f16 | 68x120x136 (8), 68x124x132 (4), 13x17x19 (1), 64x128x64 (whole), 1100, 1088 and 1027 deep (parts) |
-//! | attention | each size of head, 1 to 1031 positions, windows, short dispatches; on matrices blocks for 16, 32 and 48 KiB and edges 8 and 16 |
-//! | checked, dialects | 68x124x132, 68x120x136, one row; heads of 16, of 8 in f16; rows of 132, of 136 in f16; each product with its widest end |
+//! | attention | each size of head, 1 to 1031 positions, windows, short dispatches; on matrices the smallest blocks and those for 16 and 48 KiB, edges 8 and 16 |
+//! | checked, dialects | 68x124x132, 68x120x136, one row; heads of 8; rows of 132, of 136 in f16; each product with its widest end |
 //! | 4 and 16 lanes | the first shapes of each operator |
 //!
 //! Left out, because the same texts run or the same branches are taken:
