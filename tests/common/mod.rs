@@ -3,6 +3,8 @@
 
 pub mod fetched;
 pub mod generator;
+pub mod gpu_check;
 pub mod not_run;
 pub mod program;
 pub mod training;
+pub mod tuned;

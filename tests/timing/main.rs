@@ -9,6 +9,7 @@ mod allocator;
 mod fuzz;
 mod generate;
 mod overlap;
+mod rehearsal;
 #[cfg(unix)]
 mod signals;
 

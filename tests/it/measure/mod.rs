@@ -6,29 +6,12 @@ mod record;
 mod schema;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::common::gpu_check::{read_json, started, succeeded};
 use crate::common::not_run::not_run;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[track_caller]
-fn succeeded(output: &Output) -> String {
-    assert!(output.status.success(), "{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
-fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).expect("the file is there")).expect("JSON")
-}
 
 /// The program is started without tools/run and without anything that could be a driver.
 #[test]
@@ -86,7 +69,7 @@ fn a_profile_adds_up_and_its_trace_is_a_trace() {
     let (figures, trace) = (dir.path().join("figures.json"), dir.path().join("trace.json"));
     let model =
         ["--layers", "2", "--heads", "4", "--channels", "64", "--vocab", "257", "--batch", "2", "--context", "64"];
-    let mut command = check::started(Path::new(env!("CARGO_BIN_EXE_wgpt")));
+    let mut command = started(Path::new(env!("CARGO_BIN_EXE_wgpt")));
     command.arg("profile").args(model).args(["--accumulation", "2", "--seconds", "1", "--json"]).arg(&figures);
     let out = succeeded(&command.arg("--trace").arg(&trace).output().expect("the program starts"));
     let figures = read_json(&figures);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{read_json, root, succeeded, text};
+use crate::common::gpu_check::{read_json, root, succeeded, text};
 use crate::common::not_run::not_run;
 
 fn script(path: &Path, body: &str) {
