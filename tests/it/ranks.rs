@@ -135,6 +135,9 @@ fn a_step_that_ranks_do_not_share_is_refused() {
         let sizes = Sizes { batch: BATCH, context: CONTEXT, accumulation };
         let error = Trainer::new(&gpu, TrainerOptions { ranks, ..TrainerOptions::new(config(), sizes) }).err();
         let text = error.map(|e| e.to_string()).unwrap_or_default();
-        assert!(text.contains("expected as many of each rank"), "{ranks} ranks, {accumulation} micro-steps: {text}");
+        assert!(
+            text.contains("expected the same number for each rank"),
+            "{ranks} ranks, {accumulation} micro-steps: {text}"
+        );
     }
 }

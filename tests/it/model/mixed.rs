@@ -35,17 +35,22 @@ fn devices() -> Vec<Gpu> {
     vec![matrices, plain]
 }
 
-/// Returns [`devices`] and two more: one takes kernels as naga writes them, the other those of GPUs with matrices of 16,
-/// including attention's, because by default software adapters do not run attention on matrix units.
-fn devices_and_gpu_kernels() -> Vec<Gpu> {
+/// Returns devices with matrix units, on GPUs in addition to [`devices`]: one takes kernels as naga writes them, the other
+/// those of GPUs with matrices of 16, including attention's, because by default software adapters do not run attention on
+/// matrix units.
+fn other_kernels() -> Vec<Gpu> {
+    // software adapters, whose drivers take long to compile, run the usual kernels with the other model
     let mut list = devices();
-    if list.first().is_some_and(|gpu| !gpu.caps.matrix_edges.is_empty()) {
+    list.retain(|gpu| !gpu.caps.software);
+    if let Some(gpu) = first_device().filter(|gpu| !gpu.caps.matrix_edges.is_empty()) {
         list.push(open(true, true));
-    }
-    if list.first().is_some_and(|gpu| gpu.caps.matrix_edges == [8]) {
-        let mut gpu = open(true, false);
-        gpu.caps.emulated_edge = Some(16);
-        list.push(gpu);
+        if gpu.caps.matrix_edges == [8] {
+            let mut gpu = gpu;
+            gpu.caps.emulated_edge = Some(16);
+            // small blocks, which CPU drivers compile fastest
+            gpu.caps.max_workgroup_bytes = 5 << 10;
+            list.push(gpu);
+        }
     }
     list
 }
@@ -69,9 +74,9 @@ fn set_loss_scale(trainer: &Trainer, loss_scale: f32) {
     trainer.gpu().write(&trainer.control().state, bytemuck::bytes_of(&state)).expect("written");
 }
 
-fn twelve_steps_follow_pytorch(case: &str) {
+fn twelve_steps_follow_pytorch(case: &str, devices: Vec<Gpu>) {
     let golden = GoldenRun::read(case);
-    for gpu in devices_and_gpu_kernels() {
+    for gpu in devices {
         // an f16 number is within 5e-4 of what it stands for; errors of many average out
         let (trainer, reports) = follow_pytorch(&gpu, (case, &golden), Elem::F16, [2e-3, 2e-2]);
         let kernels =
@@ -87,19 +92,19 @@ fn twelve_steps_follow_pytorch(case: &str) {
 
 #[test]
 fn twelve_steps_of_tiny_follow_pytorch() {
-    twelve_steps_follow_pytorch("tiny");
+    twelve_steps_follow_pytorch("tiny", other_kernels());
 }
 
 #[test]
 fn twelve_steps_of_odd_follow_pytorch() {
-    twelve_steps_follow_pytorch("odd");
+    twelve_steps_follow_pytorch("odd", devices());
 }
 
 /// Compares every gradient of odd shapes: each tensor as a whole is within 1 % of the reference's.
 #[test]
 fn gradients_of_odd_shapes_match_the_reference() {
     for (positions, vocab, layers, heads, channels, batch, context) in
-        [(1, 2, 1, 1, 8, 1, 1), (7, 130, 2, 2, 18, 3, 5), (40, 300, 1, 3, 39, 2, 37), (16, 64, 1, 1, 64, 70, 16)]
+        [(1, 2, 1, 1, 8, 1, 1), (7, 130, 2, 2, 18, 3, 5), (16, 64, 1, 1, 64, 70, 16)]
     {
         let config = Config::new(positions, vocab, layers, heads, channels).expect("config");
         let weights = lively(config, 5);
@@ -134,7 +139,7 @@ fn gradients_of_odd_shapes_match_the_reference() {
 /// which it reads. Each gradient counts once, in the sum of the last micro-step.
 #[test]
 fn the_norm_is_that_of_the_gradients() {
-    for (heads, channels, accumulation) in [(3, 36, 1), (3, 39, 2), (2, 64, 2)] {
+    for (heads, channels, accumulation) in [(3, 39, 1), (2, 64, 2)] {
         let config = Config::new(128, 65, 3, heads, channels).expect("config");
         let sizes = Sizes { batch: 8, context: 128, accumulation };
         let tokens: Vec<u16> = Random::new(3).tokens(5000, 65).into_iter().map(|t| t as u16).collect();
@@ -276,14 +281,14 @@ fn a_scale_of_4096_keeps_gradients_that_unscaled_f16_loses() {
 
 /// Both precisions learn the order-2 structure of generated stories.
 #[test]
-fn a_hundred_steps_end_where_those_of_f32_end() {
+fn sixty_steps_end_where_those_of_f32_end() {
     let Some(gpu) = first_device() else { return };
     let config = Config::new(64, 257, 2, 2, 64).expect("config");
     let sizes = Sizes { batch: 8, context: 64, accumulation: 1 };
     let text = wgpt::data::Stories::new(7).text(120_000);
     let tokens: Vec<u16> = text.bytes().map(u16::from).collect();
     let (train, val) = tokens.split_at(100_000);
-    let schedule = Schedule { shape: Shape::Cosine, lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 100 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 3e-3, warmup: 10, final_frac: 0.0, steps: 60 };
     let mut ends = [Elem::F32, Elem::F16].map(|elem| {
         let options = TrainerOptions { elem, ..TrainerOptions::new(config, sizes) };
         let mut trainer = Trainer::new(&gpu, options).expect("trainer");
