@@ -47,8 +47,8 @@ fn other_kernels() -> Vec<Gpu> {
         if gpu.caps.matrix_edges == [8] {
             let mut gpu = gpu;
             gpu.caps.emulated_edge = Some(16);
-            // small blocks, which CPU drivers compile fastest
-            gpu.caps.max_workgroup_bytes = 5 << 10;
+            // as much as the products need: CPU drivers compile attention's kernels fastest in small blocks
+            gpu.caps.max_workgroup_bytes = 9 << 10;
             list.push(gpu);
         }
     }

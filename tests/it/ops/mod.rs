@@ -12,7 +12,7 @@
 //! | classifier | rows shorter than a workgroup and longer, GPT-2's, whose workgroups are the largest; sums by a tree and by subgroups |
 //! | products, f32 | 68x124x132 (ragged, 4), 64x64x64 (whole), 13x17x19 (1), one under and over 64 and 128, one row, 768 deep, windows, 1030x2050 (large tiles) |
 //! | products, f16 | 68x120x136 (8), 68x124x132 (4), 13x17x19 (1), 64x128x64 (whole), 1100, 1088 and 1027 deep (parts) |
-//! | attention | each size of head, 1 to 1031 positions, windows, short dispatches; on matrices the smallest blocks and those for 16 and 48 KiB, edges 8 and 16 |
+//! | attention | each size of head, 1 to 1031 positions, windows, short dispatches; on matrices the smallest blocks and those for 9 and 48 KiB, edges 8 and 16 |
 //! | checked, dialects | 68x124x132, 68x120x136, one row; heads of 8; rows of 132, of 136 in f16; each product with its widest end |
 //! | 4 and 16 lanes | the first shapes of each operator |
 //!
@@ -21,7 +21,9 @@
 //! - in checked mode and in the dialects all further shapes and the narrower ends: bounds checks and dialects change accesses
 //!   to memory, and the widest end has all of them;
 //! - at 4 and 16 lanes all other shapes: those texts differ from the text for 8 lanes in the width and in tiles, and each runs;
-//! - heads of 64 on matrices of 16 (`--ignored`): large heads and matrices of 16 each run apart.
+//! - heads of 64 on matrices of 16 (`--ignored`): large heads and matrices of 16 each run apart;
+//! - attention on software adapters: in kernels of other adapters the large heads but GPT-2's; in checked ones f32, whose text
+//!   differs from that for f16 in a type; the backward pass in SPIR-V as naga writes it.
 
 mod adamw;
 mod attention;
