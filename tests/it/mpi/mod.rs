@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::common::not_run::not_run;
@@ -23,7 +24,12 @@ pub struct Mpi {
 }
 
 /// Returns the libraries that are found, and records the others as not run.
-pub fn libraries() -> Vec<Mpi> {
+pub fn libraries() -> &'static [Mpi] {
+    static FOUND: OnceLock<Vec<Mpi>> = OnceLock::new();
+    FOUND.get_or_init(look_for_libraries)
+}
+
+fn look_for_libraries() -> Vec<Mpi> {
     if let Ok(given) = std::env::var("WGPT_TEST_MPI") {
         return given
             .split(',')
@@ -34,8 +40,10 @@ pub fn libraries() -> Vec<Mpi> {
     let mut found = Vec::new();
     for name in ["mpich", "openmpi"] {
         let words = vec![tool.clone(), name.to_owned()];
-        let tried =
-            Command::new(&words[0]).args(&words[1..]).args(["-n", "1", "true"]).output().expect("tools/mpi starts");
+        let tries =
+            || Command::new(&words[0]).args(&words[1..]).args(["-n", "1", "true"]).output().expect("tools/mpi starts");
+        // MPICH's launcher was seen to die of a signal once, where its program ends at once
+        let tried = Some(tries()).filter(|tried| tried.status.code().is_some()).unwrap_or_else(tries);
         match tried.status.code() {
             Some(0) => found.push(Mpi { words }),
             Some(4) => {
