@@ -15,11 +15,11 @@ use wgpt::data::{Mt19937, Stories};
 use crate::common::not_run::not_run;
 
 /// Kills in a run of the tests.
-const KILLS: u32 = 24;
+const KILLS: u32 = 25;
 /// Steps of each run.
 const STEPS: usize = 400;
 /// Kills that must fall inside the save of a checkpoint, of [`KILLS`].
-const IN_SAVES: u32 = 4;
+const IN_SAVES: u32 = 5;
 
 /// The smallest model, with everything that a run does in addition to its steps.
 const FLAGS: [&str; 26] = [

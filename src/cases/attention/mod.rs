@@ -323,7 +323,9 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     let mut cases = Vec::new();
     // one position more than the blocks, and one less. CPU drivers take long for the kernels of another length: those of
     // a single position are checked where `wgpt tune` is tested.
-    for (b, t, heads) in [(2, 65, 3), (1, 1023, 1)] {
+    let others: &[[usize; 3]] =
+        if caps.software { &[] } else { &[[2, 1, 3], [2, 31, 3], [2, 257, 3], [1, 1031, 1], [1, 131, 2]] };
+    for &[b, t, heads] in [[2, 65, 3], [1, 1023, 1]].iter().chain(others) {
         cases.extend(of_blocks(caps, [b, t, heads, 16], None, small_blocks(caps)));
     }
     // scores that exceed earlier ones by thousands or by a little, again and again; sums that each block rescales

@@ -290,7 +290,9 @@ fn attention_bench(
 fn small_blocks(gpu: &Gpu, entry: AttentionKernel) -> Vec<Choice> {
     let mut blocks = crate::ops::attention::candidates(&gpu.caps, entry, 16);
     blocks.sort_by_key(|block| (block.rows / block.grid_m * block.columns, block.rows));
-    blocks.truncate(if entry == AttentionKernel::Forward { 2 } else { 1 });
+    let most = if entry == AttentionKernel::Forward { 2 } else { 1 };
+    blocks.truncate(most);
+    assert_eq!(blocks.len(), most, "{blocks:?}");
     blocks.into_iter().map(Choice::Attention).collect()
 }
 

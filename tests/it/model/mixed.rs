@@ -41,11 +41,12 @@ fn devices() -> Vec<Gpu> {
 fn other_kernels() -> Vec<Gpu> {
     // software adapters, whose drivers take long to compile, run the usual kernels with the other model
     let mut list = devices();
+    let edges = list.first().map(|gpu| gpu.caps.matrix_edges.clone()).unwrap_or_default();
     list.retain(|gpu| !gpu.caps.software);
-    if let Some(gpu) = first_device().filter(|gpu| !gpu.caps.matrix_edges.is_empty()) {
+    if !edges.is_empty() {
         list.push(open(true, true));
-        if gpu.caps.matrix_edges == [8] {
-            let mut gpu = gpu;
+        if edges == [8] {
+            let mut gpu = open(true, false);
             gpu.caps.emulated_edge = Some(16);
             // as much as the products need: CPU drivers compile attention's kernels fastest in small blocks
             gpu.caps.max_workgroup_bytes = 9 << 10;
