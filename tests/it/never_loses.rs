@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use wgpt::data::{Mt19937, Stories};
 
 use crate::common::not_run::not_run;
+use crate::common::program::{FOUR_LANES, program};
 
 /// Kills in a run of the tests.
 const KILLS: u32 = 25;
@@ -52,16 +53,9 @@ const FLAGS: [&str; 26] = [
 ];
 
 fn start(dir: &Path, out: &str) -> Child {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tools/run"));
-    command.arg(env!("CARGO_BIN_EXE_wgpt")).arg("train").args(FLAGS).args([
-        "--steps",
-        &STEPS.to_string(),
-        "--out",
-        out,
-    ]);
-    // narrow vectors start fastest
-    command.env("LP_NATIVE_VECTOR_WIDTH", "128").env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    let mut command = program();
+    command.arg("train").args(FLAGS).args(["--steps", &STEPS.to_string(), "--out", out]);
+    command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
     command.current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
@@ -251,7 +245,7 @@ fn a_full_disk_costs_time_and_nothing_else() {
         .args([env!("CARGO_BIN_EXE_wgpt"), "train"])
         .args(FLAGS)
         .args(["--steps", &STEPS.to_string()])
-        .env("LP_NATIVE_VECTOR_WIDTH", "128")
+        .env(FOUR_LANES.0, FOUR_LANES.1)
         .env("WGPT_QUIET", "1")
         .env("WGPT_CACHE", dir.join("cache"))
         .current_dir(dir)

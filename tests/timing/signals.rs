@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::common::program::{Outcome, SMALL, same, text_file, wgpt_with};
+use crate::common::program::{Outcome, SMALL, program, same, text_file, wgpt_with};
 
 const FLAGS: [&str; 21] = [
     "train",
@@ -56,9 +56,8 @@ struct Started {
 impl Started {
     /// Starts a command that prints its phases.
     fn new(dir: &Path, args: &[&str]) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut command = Command::new(root.join("tools/run"));
-        command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).arg("-v").current_dir(dir);
+        let mut command = program();
+        command.args(args).arg("-v").current_dir(dir);
         command
             .env("GALLIVM_PERF", "nopt")
             .env("WGPT_QUIET", "1")

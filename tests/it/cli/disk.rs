@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use super::{SMALL, same, text_file, wgpt};
+use super::{SMALL, program, same, text_file, wgpt};
 
 const FLAGS: [&str; 15] = [
     "train",
@@ -30,9 +30,8 @@ struct Started(Child);
 
 impl Started {
     fn new(dir: &Path, out: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut command = Command::new(root.join("tools/run"));
-        command.arg(env!("CARGO_BIN_EXE_wgpt")).args(FLAGS).args(SMALL).args(["--out", out]).current_dir(dir);
+        let mut command = program();
+        command.args(FLAGS).args(SMALL).args(["--out", out]).current_dir(dir);
         command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
         let file = |name: &str| File::create(dir.join(name)).expect("the test's folder can be written");
         Self(command.stdout(file("log")).stderr(file("errors")).spawn().expect("the program starts"))

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 
 use super::bad_input::refused;
 use super::resume::{signal, spawn, wait_for};
-use super::{Outcome, SMALL, metrics, same, text_file, train, wgpt};
+use super::{FOUR_LANES, Outcome, SMALL, metrics, same, text_file, train, wgpt};
 
 /// Everything but the text and the folder.
 const FLAGS: [&str; 14] = [
@@ -46,6 +46,7 @@ fn stopped(mut child: Child, step: &str) -> String {
 fn shell(dir: &Path, line: &str) -> Outcome {
     let mut command = Command::new("sh");
     command.args(["-c", line]).current_dir(dir).env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
+    command.env(FOUR_LANES.0, FOUR_LANES.1);
     let output = command.output().expect("a shell");
     Outcome {
         code: output.status.code().unwrap_or(-1),

@@ -127,7 +127,7 @@ fn a_record_of_tuning_is_counted_by_a_run_and_one_that_is_of_no_use_is_named() {
     let dir = tempfile::tempdir().expect("a folder");
     text_file(dir.path(), "text.txt", 4000);
     let (file, absent) = (dir.path().join("a record.json"), dir.path().join("none/a.json"));
-    tune(dir.path(), &[("WGPT_TUNING", &file)], &["--seconds", "0.3"]);
+    tune(dir.path(), &[("WGPT_TUNING", &file)], &["--total", "3"]);
     let says = |batch: &str, what: &str| has(&header(dir.path(), &file, batch), what);
     // a slow machine has time for fewer than all
     let text = header(dir.path(), &file, "2");

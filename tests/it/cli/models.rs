@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Outcome, text_file, train, wgpt};
+use super::{Outcome, program, text_file, train, wgpt};
 
 /// Starts `wgpt` with the words of a line.
 pub fn run(dir: &Path, line: &str) -> Outcome {
@@ -161,10 +161,9 @@ fn texts_go_on() {
 #[cfg(target_os = "linux")]
 fn piped(dir: &Path, args: &[&std::ffi::OsStr], input: &[u8], lines: Option<usize>) -> (Option<i32>, String, String) {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-    use std::process::{Command, Stdio};
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tools/run"));
-    command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir).env("WGPT_QUIET", "1");
+    use std::process::Stdio;
+    let mut command = program();
+    command.args(args).current_dir(dir).env("WGPT_QUIET", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     child.stdin.take().expect("a pipe").write_all(input).expect("written");

@@ -1,15 +1,14 @@
 //! Standard output that goes to a full device, and to a pipe that nobody reads.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use super::{SMALL, text_file, train, wgpt};
+use super::{SMALL, program, text_file, train, wgpt};
 
 /// Runs `wgpt` with an output of ours; exit code and standard error.
 fn run_into(dir: &Path, out: Stdio, args: &[&str]) -> (i32, String) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tools/run"));
-    command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir).stdout(out).stderr(Stdio::piped());
+    let mut command = program();
+    command.args(args).current_dir(dir).stdout(out).stderr(Stdio::piped());
     command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache")).env_remove("WGPT_TUNING");
     let output = command.spawn().and_then(std::process::Child::wait_with_output).expect("the program starts");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{SMALL, same, text_file, train, wgpt};
+use super::{SMALL, program, same, text_file, train, wgpt};
 
 const STEPS: &str = "30";
 const FLAGS: [&str; 12] = [
@@ -25,9 +25,7 @@ const FLAGS: [&str; 12] = [
 
 /// Starts a run without waiting for it.
 pub fn start(dir: &Path, out: &str, more: &[&str]) -> Child {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tools/run"));
-    command.arg(env!("CARGO_BIN_EXE_wgpt"));
+    let mut command = program();
     command.args(["train", "--text", "text.txt", "--batch", "2", "--context", "16"]).args(SMALL).args(FLAGS);
     command.args(["--out", out]).args(more).current_dir(dir);
     command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
@@ -128,9 +126,8 @@ fn a_run_goes_on_without_the_weights_that_it_began_with() {
 
 /// Starts any command without waiting for it.
 pub fn spawn(dir: &Path, args: &[&str]) -> Child {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tools/run"));
-    command.arg(env!("CARGO_BIN_EXE_wgpt")).args(args).current_dir(dir);
+    let mut command = program();
+    command.args(args).current_dir(dir);
     command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }

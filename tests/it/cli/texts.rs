@@ -3,20 +3,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use super::bad_input::refused;
-use super::{SMALL, train, wgpt};
+use super::{SMALL, program, train, wgpt};
 
 /// Starts `wgpt train` on a text whose name is not UTF-8, through tools/run where the others go through it.
 fn train_on(dir: &Path, text: &OsStr, more: &[&str]) -> std::process::Output {
-    let program = env!("CARGO_BIN_EXE_wgpt");
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/run"));
-    if cfg!(target_os = "linux") {
-        command.arg(program);
-    } else {
-        command = Command::new(program);
-    }
+    let mut command = program();
     command.args(["train", "--text"]).arg(text).args(["--batch", "2", "--context", "16", "--steps", "2"]);
     command.args(SMALL).args(more).current_dir(dir).env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache"));
     command.output().expect("the program starts")

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::common::not_run::not_run;
+use crate::common::program::{FOUR_LANES, program};
 
 /// A way to start processes.
 #[derive(Debug, Clone)]
@@ -91,6 +92,7 @@ pub fn folder() -> tempfile::TempDir {
 
 fn command(mut command: Command, dir: &Path) -> Command {
     // devices of software would take all cores each
+    command.env(FOUR_LANES.0, FOUR_LANES.1);
     command.env("WGPT_QUIET", "1").env("WGPT_CACHE", dir.join("cache")).env("LP_NUM_THREADS", "1");
     command.env_remove("WGPT_TUNING").env_remove("WGPT_MACHINE").current_dir(dir);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -100,9 +102,9 @@ fn command(mut command: Command, dir: &Path) -> Command {
 /// Trains in one process on one device.
 #[track_caller]
 pub fn alone(dir: &Path, out: &str, more: &[&str]) {
-    let mut alone = Command::new(root().join("tools/run"));
+    let mut alone = program();
     let words = RUN.split_whitespace().filter(|word| *word != "--share-device");
-    alone.arg(env!("CARGO_BIN_EXE_wgpt")).args(words).args(["--out", out]).args(more);
+    alone.args(words).args(["--out", out]).args(more);
     let done = command(alone, dir).output().expect("the program starts");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
