@@ -291,17 +291,14 @@ pub fn growing(row: usize, part: usize, e: usize) -> Option<f32> {
 
 /// Returns cases for both passes on matrix units. Software adapters run the kernels for GPUs with matrices of `edge`
 /// and `kib` KiB of workgroup memory; they have more workgroup memory than they report.
-pub fn of_blocks(caps: &Caps, sizes: Sizes, hard: Option<Hard>, [edge, kib]: [u32; 2]) -> Vec<Case> {
+pub fn of_blocks(caps: &Caps, sizes: Sizes, hard: Option<Hard>, [edge, kib]: [u32; 2]) -> [Case; 2] {
     let software = caps.software;
     let change = move |caps: &mut Caps| {
         if software {
             (caps.emulated_edge, caps.max_workgroup_bytes) = (Some(edge), kib << 10);
         }
     };
-    passes(&Heads { hard, rounded: true, ..Heads::new(STORED_F16, sizes) })
-        .into_iter()
-        .map(|case| case.on(change))
-        .collect()
+    passes(&Heads { hard, rounded: true, ..Heads::new(STORED_F16, sizes) }).map(|case| case.on(change))
 }
 
 /// Returns the edge of the matrices, and KiB of workgroup memory into which blocks of 16 by 16 fit and hardly larger
@@ -313,12 +310,8 @@ fn small_blocks(caps: &Caps) -> [u32; 2] {
 
 fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     if breadth < Breadth::Full {
-        let narrow = if breadth == Breadth::Narrow {
-            of_blocks(caps, [2, 67, 2, 16], None, small_blocks(caps))
-        } else {
-            Vec::new()
-        };
-        return narrow;
+        let narrow = breadth == Breadth::Narrow;
+        return if narrow { of_blocks(caps, [2, 67, 2, 16], None, small_blocks(caps)).into() } else { Vec::new() };
     }
     let mut cases = Vec::new();
     // one position more than the blocks, and one less. CPU drivers take long for the kernels of another length: those of
@@ -332,12 +325,19 @@ fn on_matrices(caps: &Caps, breadth: Breadth) -> Vec<Case> {
     for hard in [far as Hard, growing, equal] {
         cases.extend(of_blocks(caps, [2, 65, 3, 16], Some(hard), small_blocks(caps)));
     }
-    // GPT-2's heads, whose rows two subgroups share; CPU drivers take long for them, and even longer for others
-    cases.extend(of_blocks(caps, [1, 67, 2, 64], None, [8, 9]));
     if caps.software {
-        cases.extend(of_blocks(caps, [1, 150, 2, 16], None, [16, 5]));
+        // CPU drivers take long for heads that are several matrices wide, and longest for GPT-2's
+        let [forward, _] = of_blocks(caps, [1, 67, 2, 32], None, [8, 6]);
+        let [_, backward] = of_blocks(caps, [1, 67, 2, 48], None, [8, 8]);
+        cases.extend([forward, backward]);
+    } else {
+        cases.extend(of_blocks(caps, [1, 67, 2, 64], None, [8, 9]));
     }
     if breadth == Breadth::All {
+        if caps.software {
+            cases.extend(of_blocks(caps, [1, 67, 2, 64], None, [8, 9]));
+            cases.extend(of_blocks(caps, [1, 150, 2, 16], None, [16, 5]));
+        }
         // multiples of the blocks and a prime, as long as other models' contexts
         for t in [2048, 4093, 4096] {
             cases.extend(of_blocks(caps, [1, t, 1, 16], None, [8, 16]));

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpt::cases::{Breadth, Case};
 use wgpt::gpu::{Caps, Gpu, Options, Vendor};
+use wgpt::ops::attention::{BACKWARD, STEP};
+use wgpt::ops::matmul::{BACKWARD_INP, BACKWARD_WEIGHT};
 
 use crate::common::not_run::not_run;
 
@@ -22,6 +24,8 @@ pub struct Device {
     pub mode: &'static str,
     /// The capabilities from which kernels and windows are chosen.
     pub caps: Caps,
+    /// Whether a CPU driver compiles the kernels, also those of other adapters.
+    pub software: bool,
     key: Key,
     gpu: Arc<Mutex<Gpu>>,
 }
@@ -39,7 +43,7 @@ impl Device {
                 open[open.len() - 1].clone()
             }
         };
-        Self { mode, caps, key, gpu }
+        Self { mode, software: caps.software, caps, key, gpu }
     }
 
     /// Returns the same device with other capabilities.
@@ -78,21 +82,35 @@ fn other_kernels(caps: &mut Caps) {
 }
 
 /// A mode of the suite and the cases that run in it.
+#[derive(Clone)]
 pub struct Mode {
     pub device: Device,
     pub breadth: Breadth,
-    pub takes: fn(&Case) -> bool,
+    /// Whether the mode differs from others for a case.
+    takes: fn(&Case) -> bool,
+    /// Whether a case is left to `--ignored`, because a CPU driver takes long to compile its kernels.
+    leaves: fn(&Case) -> bool,
 }
 
 impl Mode {
     fn new(device: Device, breadth: Breadth, takes: fn(&Case) -> bool) -> Self {
-        Self { device, breadth, takes }
+        Self { device, breadth, takes, leaves: |_| false }
+    }
+
+    /// Leaves cases to `--ignored` if the mode's adapter is a software one.
+    fn leaving(self, leaves: fn(&Case) -> bool) -> Self {
+        if self.device.software { Self { leaves, ..self } } else { self }
+    }
+
+    /// Returns the mode with all cases, also those that `--ignored` runs.
+    pub fn whole(&self) -> Self {
+        Self { breadth: Breadth::All, ..self.clone() }
     }
 
     /// Returns the cases that an operator runs in this mode.
     pub fn cases(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
         let mut list = (cases.tests)(&self.device.caps, self.breadth);
-        list.retain(|case| (self.takes)(case));
+        list.retain(|case| (self.takes)(case) && (self.breadth == Breadth::All || !(self.leaves)(case)));
         list
     }
 }
@@ -121,23 +139,32 @@ fn no_half_products(case: &Case) -> bool {
     case.pass.operator != "matmul" || !case.has_half()
 }
 
-/// The same for kernels of other adapters in all shapes, without large heads other than GPT-2's: their text differs in
-/// the size alone, and CPU drivers take long for it.
-fn other_shapes(case: &Case) -> bool {
+/// Returns whether a case is attention with large heads other than GPT-2's. The text of kernels for GPUs differs in the
+/// size alone.
+fn of_large_heads(case: &Case) -> bool {
     let is_large = |size: &str| case.to_string().contains(&format!("heads of {size}"));
-    no_half_products(case)
-        && (case.pass.operator != "attention" || !["32", "80", "96", "128"].into_iter().any(is_large))
+    case.pass.operator == "attention" && case.pass != STEP && ["32", "80", "96", "128"].into_iter().any(is_large)
 }
 
-/// The same for checked kernels of other adapters: those of attention in f16 differ from those in f32 in a type.
-fn other_checked(case: &Case) -> bool {
-    no_half_products(case) && (case.pass.operator != "attention" || case.has_half())
+/// Returns whether a case is attention's backward pass, for which CPU drivers take longest.
+fn of_attention_backward(case: &Case) -> bool {
+    case.pass == BACKWARD
 }
 
-/// Returns whether a case uses other kernels on matrix units, and is not attention's backward pass, for which CPU drivers
-/// take longest.
-fn on_matrices_forward(case: &Case) -> bool {
-    on_matrices(case) && case.pass != wgpt::ops::attention::BACKWARD
+/// Returns whether a case is a product, attention or layernorm in f16, whose kernels differ from those in f32 in a
+/// type.
+fn of_halves(case: &Case) -> bool {
+    ["attention", "layernorm", "matmul"].contains(&case.pass.operator) && case.has_half()
+}
+
+/// Returns whether a case is one of [`of_attention_backward`] or [`of_halves`].
+fn of_attention_backward_or_halves(case: &Case) -> bool {
+    of_attention_backward(case) || of_halves(case)
+}
+
+/// Returns whether a case is a backward pass, for which CPU drivers take as long again.
+fn of_backward(case: &Case) -> bool {
+    [BACKWARD, BACKWARD_INP, BACKWARD_WEIGHT].contains(&case.pass)
 }
 
 /// CPU drivers take minutes to compile some kernels, which run with `--ignored`.
@@ -155,12 +182,12 @@ pub fn modes() -> Vec<Mode> {
     let webgpu = Device::open("release, WebGPU's limits", &webgpu).with("release, WebGPU's limits", other_kernels);
     let checked = Device::open("checked, WebGPU's limits", &checked);
     let other = checked.clone().with("checked, WebGPU's limits, other kernels", other_kernels);
-    let (full, software) = (full(&release), release.caps.software);
+    let full = full(&release);
     let mut list: Vec<Mode> = vec![
         Mode::new(release.clone(), full, all),
-        Mode::new(webgpu, full, if software { other_shapes } else { no_half_products }),
-        Mode::new(checked, Breadth::Narrow, all),
-        Mode::new(other, Breadth::Narrow, if software { other_checked } else { no_half_products }),
+        Mode::new(webgpu, full, no_half_products).leaving(of_large_heads),
+        Mode::new(checked, Breadth::Narrow, all).leaving(of_halves),
+        Mode::new(other, Breadth::Narrow, no_half_products).leaving(of_attention_backward_or_halves),
     ];
     if release.caps.int64 && release.caps.software {
         let device = release.clone().with("release, no 64-bit integers", |caps| caps.int64 = false);
@@ -208,9 +235,10 @@ fn with_matrices() -> Vec<Mode> {
     } else {
         not_run("products in matrices of flexible dimensions", "the adapter has none");
     }
-    let forward = if release.caps.software { on_matrices_forward } else { on_matrices };
-    list.push(Mode::new(unrepaired, Breadth::Narrow, forward));
-    list.extend([checked, metal, varying].map(|device| Mode::new(device, Breadth::Narrow, on_matrices)));
+    list.push(Mode::new(metal, Breadth::Narrow, on_matrices));
+    list.push(Mode::new(checked, Breadth::Narrow, on_matrices).leaving(of_backward));
+    let narrow = |device| Mode::new(device, Breadth::Narrow, on_matrices).leaving(of_attention_backward);
+    list.extend([unrepaired, varying].map(narrow));
     if release.caps.matrix_edges == [8] {
         let emulated = release.with("matrices, edge 16 of 8", |caps| caps.emulated_edge = Some(16));
         list.push(Mode::new(emulated, Breadth::Narrow, on_matrices));

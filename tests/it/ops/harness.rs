@@ -39,11 +39,13 @@ pub fn check(devices: &[Device], case: &Case) {
 /// kernels of one device one after the other.
 #[track_caller]
 pub fn run(cases: &Cases) {
-    let mut open: Vec<Vec<Mode>> = Vec::new();
-    for mode in modes() {
-        match open.iter_mut().find(|modes| modes[0].device.shares(&mode.device)) {
-            Some(modes) => modes.push(mode),
-            None => open.push(vec![mode]),
+    let mut open: Vec<Vec<(Mode, Vec<Case>)>> = Vec::new();
+    let all = modes();
+    let chosen = super::choice::chosen(&all, cases);
+    for of_mode in all.into_iter().zip(chosen) {
+        match open.iter_mut().find(|modes| modes[0].0.device.shares(&of_mode.0.device)) {
+            Some(modes) => modes.push(of_mode),
+            None => open.push(vec![of_mode]),
         }
     }
     let reports: Vec<String> = std::thread::scope(|scope| {
@@ -54,15 +56,14 @@ pub fn run(cases: &Cases) {
     assert!(reports.is_empty(), "{} cases fail, the first are:\n{}", reports.len(), first.join("\n"));
 }
 
-fn run_modes(modes: &[Mode], cases: &Cases) -> Vec<String> {
+fn run_modes(modes: &[(Mode, Vec<Case>)], cases: &Cases) -> Vec<String> {
     let mut reports = Vec::new();
-    for mode in modes {
+    for (mode, list) in modes {
         let begin = std::time::Instant::now();
-        let list = mode.cases(cases);
         if list.is_empty() {
             continue;
         }
-        for case in &list {
+        for case in list {
             let case_begin = std::time::Instant::now();
             reports.extend(verify(&mode.device, case).err());
             let seconds = case_begin.elapsed().as_secs_f64();
