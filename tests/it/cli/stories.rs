@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{FOUR_LANES, metrics, wgpt_with};
 
 /// A smaller model than the demo's, which learns in a sixth of the work.
-const SMALL: [&str; 14] = [
+const SMALL: [&str; 18] = [
     "--layers",
     "2",
     "--heads",
@@ -20,6 +20,10 @@ const SMALL: [&str; 14] = [
     "800",
     "--lr",
     "3e-3",
+    "--val-every",
+    "800",
+    "--val-limit",
+    "20000",
 ];
 
 #[test]
