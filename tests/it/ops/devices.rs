@@ -113,6 +113,13 @@ impl Mode {
         list.retain(|case| (self.takes)(case) && (self.breadth == Breadth::All || !(self.leaves)(case)));
         list
     }
+
+    /// Returns the cases of this breadth that the mode leaves to `--ignored`.
+    pub fn left(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
+        let mut list = (cases.tests)(&self.device.caps, self.breadth);
+        list.retain(|case| (self.takes)(case) && (self.leaves)(case));
+        list
+    }
 }
 
 fn all(_: &Case) -> bool {
