@@ -63,6 +63,16 @@ fn kind(case: &Case) -> String {
     kind
 }
 
+fn known(modes: &[Mode], all: &[Vec<Planned>]) -> Known {
+    let mut known = Known::new();
+    for (mode, list) in modes.iter().zip(all) {
+        for (pass, own) in list.iter().flat_map(|p| &p.kernels).map(|name| properties(mode.device.mode, name)) {
+            known.entry(pass.to_owned()).or_default().extend(own.into_iter().map(str::to_owned));
+        }
+    }
+    known
+}
+
 /// Returns the cases of each mode, those that run and those that are left out.
 fn planned(modes: &[Mode], cases: &Cases) -> Vec<Vec<Planned>> {
     let gpu = &Gpu::dry(Caps::webgpu_defaults());
@@ -74,12 +84,7 @@ fn planned(modes: &[Mode], cases: &Cases) -> Vec<Vec<Planned>> {
         list.map(|case| Planned { kernels: kernels(&case), case, runs: !chooses }).collect()
     };
     let mut all: Vec<Vec<Planned>> = modes.iter().map(of).collect();
-    let mut known = Known::new();
-    for (mode, list) in modes.iter().zip(&all) {
-        for (pass, own) in list.iter().flat_map(|p| &p.kernels).map(|name| properties(mode.device.mode, name)) {
-            known.entry(pass.to_owned()).or_default().extend(own.into_iter().map(str::to_owned));
-        }
-    }
+    let known = known(modes, &all);
     let (mut shown, mut kinds): (HashSet<Pair>, HashSet<String>) = Default::default();
     for (mode, list) in modes.iter().zip(&mut all) {
         for planned in list.iter_mut().filter(|planned| !planned.runs) {
@@ -124,19 +129,16 @@ fn each_pair_of_properties_runs() {
     let mut left = 0;
     for cases in wgpt::cases::ALL {
         let all = planned(&modes, cases);
+        let known = known(&modes, &all);
         let (mut every, mut run): (BTreeSet<Pair>, BTreeSet<Pair>) = Default::default();
         for (mode, list) in modes.iter().zip(&all) {
-            for (planned, name) in
-                list.iter().flat_map(|planned| planned.kernels.iter().map(move |name| (planned, name)))
-            {
-                let (pass, own) = properties(mode.device.mode, name);
-                let with =
-                    |one: &&str| own.iter().map(|other| [pass, one, other].map(str::to_owned)).collect::<Vec<_>>();
-                let pairs: Vec<Pair> = own.iter().flat_map(with).map(|[pass, one, other]| (pass, one, other)).collect();
+            for planned in list {
+                let shown = planned.kernels.iter().flat_map(|name| pairs(mode.device.mode, name, &known));
+                let shown: Vec<Pair> = shown.collect();
                 if planned.runs {
-                    run.extend(pairs.iter().cloned());
+                    run.extend(shown.iter().cloned());
                 }
-                every.extend(pairs);
+                every.extend(shown);
             }
         }
         let missing: Vec<&Pair> = every.difference(&run).collect();

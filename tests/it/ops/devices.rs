@@ -24,7 +24,7 @@ pub struct Device {
     pub mode: &'static str,
     /// The capabilities from which kernels and windows are chosen.
     pub caps: Caps,
-    /// Whether a CPU driver compiles the kernels, also those of other adapters.
+    /// Whether the adapter is a software one. `caps` may describe another adapter.
     pub software: bool,
     key: Key,
     gpu: Arc<Mutex<Gpu>>,
@@ -86,9 +86,9 @@ fn other_kernels(caps: &mut Caps) {
 pub struct Mode {
     pub device: Device,
     pub breadth: Breadth,
-    /// Whether the mode differs from others for a case.
+    /// Returns whether the mode runs a case, which it does if it changes the kernels of the case.
     takes: fn(&Case) -> bool,
-    /// Whether a case is left to `--ignored`, because a CPU driver takes long to compile its kernels.
+    /// Returns whether only `--ignored` runs a case, because CPU drivers compile its kernels slowly.
     leaves: fn(&Case) -> bool,
 }
 
@@ -109,15 +109,17 @@ impl Mode {
 
     /// Returns the cases that an operator runs in this mode.
     pub fn cases(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
-        let mut list = (cases.tests)(&self.device.caps, self.breadth);
-        list.retain(|case| (self.takes)(case) && (self.breadth == Breadth::All || !(self.leaves)(case)));
-        list
+        self.select(cases, |case| self.breadth == Breadth::All || !(self.leaves)(case))
     }
 
     /// Returns the cases of this breadth that the mode leaves to `--ignored`.
     pub fn left(&self, cases: &wgpt::cases::Cases) -> Vec<Case> {
+        self.select(cases, self.leaves)
+    }
+
+    fn select(&self, cases: &wgpt::cases::Cases, selects: impl Fn(&Case) -> bool) -> Vec<Case> {
         let mut list = (cases.tests)(&self.device.caps, self.breadth);
-        list.retain(|case| (self.takes)(case) && (self.leaves)(case));
+        list.retain(|case| (self.takes)(case) && selects(case));
         list
     }
 }
